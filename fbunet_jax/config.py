@@ -1,0 +1,356 @@
+"""Settings: frozen dataclasses <-> TOML <-> command line, every value validated.
+
+The docstring under each field is its ``--help`` text.
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import typeguard
+
+from fbunet_jax.errors import ConfigError, did_you_mean
+
+FORMAT = 1
+"""Version of the configuration format; a newer one is refused."""
+
+METHODS = (
+    "unet",
+    "unet-wide",
+    "ru-net",
+    "feedback-recurrent",
+    "feedback-conv",
+    "feedback-convlstm",
+    "feedback-convlstm-a",
+    "feedback-convlstm-b",
+    "feedback-convlstm-c",
+    "feedback-convlstm-d",
+    "feedback-convlstm-e",
+    "feedback-convlstm-abde",
+    "convlstm-one-round",
+    "convlstm-no-feedback",
+)
+"""The names of the methods; `fbunet_jax.models.methods` says what each one is."""
+
+FeedbackMode = Literal["replace", "concat", "image"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are cut, normalised, and divided into folds."""
+
+    layout: Literal["synthetic", "drosophila-vnc", "folder"] = "synthetic"
+    """Where the images come from: made by the program, the published Drosophila folder, or your own folder."""
+    root: str = ""
+    """Folder of the data set (not used by the synthetic layout)."""
+    cut: int = 0
+    """Cut every image into tiles of this side (pixels) when it is read; 0 keeps images whole."""
+    crop: int = 256
+    """Side (pixels) of the random training crops and of the evaluation tiles."""
+    views: Literal["none", "dihedral"] = "none"
+    """Whether each image is listed once or in its 8 rotations and flips (the paper's mouse protocol)."""
+    normalisation: Literal["standardise", "scale", "percentile"] = "standardise"
+    """Intensity: mean 0 and deviation 1 over the training part; by the range of the type; or by the 1st and
+    99th percentile of each image (for fluorescence)."""
+    folds: int = 5
+    """Number of cross-validation folds."""
+    fold_scheme: Literal["grouped", "sections", "mouse"] = "grouped"
+    """How images are divided: blocks of groups in name order; the paper's 20 Drosophila sections; the paper's
+    mouse protocol."""
+    glia: Literal["membrane", "cytoplasm"] = "membrane"
+    """drosophila-vnc: the class of glia, which the published mask folders count as membrane."""
+    classes: dict[str, int] = field(default_factory=dict)
+    """folder: class names and the value of each in the label files, in class order (or in dataset.toml)."""
+    ignore_value: int | None = None
+    """folder: value of unlabelled pixels in the label files, which count neither in the loss nor in any metric."""
+    axes: str = ""
+    """folder: order of the axes of files with more than two dimensions, such as YXC or ZYX."""
+    group_pattern: str = ""
+    """folder: regular expression on the file's stem; what it captures names the group that stays in one part of
+    a fold. Empty: every file is a group."""
+    synthetic_images: int = 20
+    """synthetic: number of images."""
+    synthetic_size: int = 128
+    """synthetic: side of each image (pixels)."""
+    synthetic_seed: int = 0
+    """synthetic: seed of the procedural tissue."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.cut", self.cut, 0)
+        _at_least("data.crop", self.crop, 1)
+        _at_least("data.folds", self.folds, 2)
+        _at_least("data.synthetic_images", self.synthetic_images, 1)
+        _at_least("data.synthetic_size", self.synthetic_size, 16)
+        _at_least("data.synthetic_seed", self.synthetic_seed, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network; the method says which parts it has."""
+
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """Channels of each level, from full resolution to the bottleneck."""
+    rounds: int | None = None
+    """Number of feedback rounds; None takes the method's own (2 in the paper)."""
+    feedback: FeedbackMode | None = None
+    """What round 2 sees: the class maps in place of the image, image and maps, or the image again; None takes
+    the method's own."""
+    gate_activation: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
+    """Gates of the ConvLSTM: clip(0.2 x + 0.5, 0, 1) as in Keras 2, or the logistic function."""
+    batch_norm_momentum: float = 0.99
+    """Weight of the old value in the running statistics; 0.99 needs more than 500 steps, short runs use 0.9."""
+    batch_norm_epsilon: float = 1e-3
+    """Added to the variance in batch normalisation."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the convolutions; parameters, statistics, softmax and loss are float32 always."""
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths, default=0) < 1:
+            raise ConfigError(
+                f"model.widths = {list(self.widths)}: expected at least two levels, each of at least 1 channel, "
+                "such as 8 16 32 64 128."
+            )
+        if self.rounds is not None:
+            _at_least("model.rounds", self.rounds, 1)
+        _in_range("model.batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0, upper_open=True)
+        _positive("model.batch_norm_epsilon", self.batch_norm_epsilon)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation of one fold."""
+
+    epochs: int = 1500
+    """Passes over the training part."""
+    batch_size: int = 16
+    """Images in one step, over all devices together."""
+    learning_rate: float = 1e-4
+    """Learning rate of Adam: the constant, or the highest of the schedule."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the run: constant; cosine to zero; or up for 30 % of the steps and down again."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate grows linearly from 0 (constant and cosine schedules)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the convolution kernels (AdamW); 0 is plain Adam."""
+    gradient_clip: float = 0.0
+    """Largest global norm of the gradient; 0 does not clip."""
+    adam_epsilon: float = 1e-7
+    """Epsilon of Adam (1e-7 in Keras, which the paper used)."""
+    round_weight: float = 0.5
+    """Lambda: weight of the loss of every round but the last, whose weight is 1."""
+    class_weights: Literal["median-frequency", "sqrt-median-frequency", "none"] | tuple[float, ...] = (
+        "median-frequency"
+    )
+    """Weight of each class in the loss: median(count) / count over the training part, its square root, none, or a
+    list with one number a class."""
+    augmentation: Literal["none", "dihedral"] = "none"
+    """Random changes of each training crop: none, or one of the 8 rotations and flips."""
+    validate_every: int = 1
+    """Epochs between validations, each of which also saves a checkpoint."""
+    previews: int = 4
+    """Validation images in each preview picture; 0 draws none."""
+    preview_every: int = 5
+    """Validations between preview pictures."""
+    initial_weights: str = ""
+    """Run directory whose best weights of the same fold start this run; empty starts from random weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every", "preview_every"):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("warmup_steps", "previews", "weight_decay", "gradient_clip", "round_weight"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        _positive("training.learning_rate", self.learning_rate)
+        _positive("training.adam_epsilon", self.adam_epsilon)
+        if not isinstance(self.class_weights, str):
+            if not self.class_weights or any(not math.isfinite(w) or w < 0 for w in self.class_weights):
+                raise ConfigError(
+                    f"training.class_weights = {list(self.class_weights)}: expected one finite number of at least 0 "
+                    "for every class."
+                )
+            if not any(self.class_weights):
+                raise ConfigError("training.class_weights are all 0: nothing would be learnt. Give a class a weight.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the result of a run, except the fold."""
+
+    name: str = "quickstart"
+    """Name of the configuration; runs lie in runs/<name>/<method>."""
+    method: str = "feedback-convlstm"
+    """The network's method: unet, unet-wide, ru-net, feedback-recurrent, feedback-conv, feedback-convlstm,
+    feedback-convlstm-a, -b, -c, -d, -e, -abde, convlstm-one-round or convlstm-no-feedback."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and the augmentation."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(
+                f"method = {self.method!r} is not a method.{did_you_mean(self.method, METHODS)} "
+                f"The methods are: {', '.join(METHODS)}."
+            )
+        _at_least("seed", self.seed, 0)
+        if not self.name or self.name in (".", "..") or set(self.name) & set('/\\:*?"<>|'):
+            raise ConfigError(
+                f"name = {self.name!r}: expected a plain word, because it becomes a folder name under runs/."
+            )
+
+
+def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
+    """Read a TOML configuration, by path or by the name of one that comes with the program.
+
+    Args:
+      path: a ``.toml`` file, a bundled name such as ``"drosophila"``, or None for ``"quickstart"``.
+      **overrides: fields to change, as nested tables (``training={"epochs": 2}``) or with dotted names
+        (``**{"training.epochs": 2}``).
+
+    Returns:
+      The validated configuration, named after the file.
+
+    Raises:
+      ConfigError: the file is missing or no TOML, a key is unknown, or a value is of the wrong type or range.
+    """
+    file = find_config(path if path is not None else "quickstart")
+    table = read_toml(file)
+    version = table.pop("format", FORMAT)
+    if version != FORMAT:
+        raise ConfigError(
+            f"{file} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
+        )
+    table.setdefault("name", file.stem)
+    for key, value in overrides.items():
+        _merge(table, key.split("."), value)
+    return from_table(Config, table, str(file))
+
+
+def find_config(path: str | Path) -> Path:
+    """Return the file of a configuration given by path or by bundled name."""
+    if Path(path).is_file():
+        return Path(path)
+    here = Path(__file__).resolve().parent
+    folders = [here / "configs", here.parent / "configs"]
+    bundled = {file.stem: file for folder in folders if folder.is_dir() for file in folder.glob("*.toml")}
+    if str(path) in bundled:
+        return bundled[str(path)]
+    raise ConfigError(
+        f"There is no configuration {str(path)!r}: expected a TOML file or one of {', '.join(sorted(bundled))}."
+        f"{did_you_mean(str(path), bundled)}"
+    )
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file, or say where it is broken."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a valid TOML file: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML; `load_config` of it gives an equal configuration."""
+    return tomli_w.dumps({"format": FORMAT, **to_table(config)})
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """Return a dataclass as nested plain values; fields that are None are left out (TOML has no null)."""
+    if dataclasses.is_dataclass(config):
+        pairs = ((f.name, to_table(getattr(config, f.name))) for f in dataclasses.fields(config))
+        return {key: value for key, value in pairs if value is not None}
+    return list(config) if isinstance(config, tuple) else config
+
+
+def from_table(cls: type, table: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    """Build a dataclass from nested plain values, checking every key and type.
+
+    Raises:
+      ConfigError: names ``where`` and the dotted key.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown key {prefix + key!r}.{did_you_mean(key, hints)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {prefix + key} = {value!r}: expected a table [{prefix + key}].")
+            values[key] = from_table(typing.cast(type, hint), value, where, f"{prefix}{key}.")
+        else:
+            values[key] = _checked(value, hint, f"{where}: {prefix}{key}")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if str(error).startswith(where):
+            raise
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if float in options and type(value) is int:
+        value = float(value)
+    if tuple[float, ...] in options and isinstance(value, tuple):
+        value = tuple(float(v) if type(v) is int else v for v in value)
+    try:
+        # bool is a subclass of int, yet "folds = true" is a mistake
+        if isinstance(value, bool) and bool not in options:
+            raise typeguard.TypeCheckError("")
+        return typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+    except typeguard.TypeCheckError:
+        words = [word for option in options for word in typing.get_args(option) if isinstance(word, str)]
+        hint_text = did_you_mean(value, words) if isinstance(value, str) else ""
+        raise ConfigError(f"{where} = {value!r}: expected {_in_words(options)}.{hint_text}") from None
+
+
+def _in_words(options: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names |= {tuple[int, ...]: "a list of whole numbers", tuple[float, ...]: "a list of numbers"}
+    names |= {dict[str, int]: "a table of names and whole numbers"}
+    words = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            words += [repr(choice) for choice in typing.get_args(option)]
+        elif option is not type(None):
+            words.append(names[option])
+    return " or ".join(words)
+
+
+def _merge(table: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+    if isinstance(value, Mapping) and isinstance(table.get(keys[-1]), dict):
+        for key, inner in value.items():
+            _merge(table[keys[-1]], [key], inner)
+    elif value is None:
+        table.pop(keys[-1], None)
+    else:
+        table[keys[-1]] = value
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not math.isfinite(value) or value < least:
+        raise ConfigError(f"{name} = {value}: expected a number of at least {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not math.isfinite(value) or value <= 0:
+        raise ConfigError(f"{name} = {value}: expected a number above 0.")
+
+
+def _in_range(name: str, value: float, low: float, high: float, *, upper_open: bool) -> None:
+    if not low <= value <= high or (upper_open and value == high):
+        raise ConfigError(f"{name} = {value}: expected a number from {low} to {'below ' if upper_open else ''}{high}.")
