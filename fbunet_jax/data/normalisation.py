@@ -1,0 +1,59 @@
+"""Intensity normalisation: one multiplication and one addition a channel, chosen per image, applied on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How stored intensities become model inputs; travels with the run.
+
+    Attributes:
+      kind: ``"standardise"`` (mean 0, deviation 1 over the training part), ``"scale"`` (0 to 1 over the range of the
+        integer type; floats as they are) or ``"percentile"`` (1st to 0, 99th to 1, per image).
+      mean: of each channel over the training part, in stored intensity.
+      deviation: standard deviation of each channel, likewise.
+    """
+
+    kind: str
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def affine(self, image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return scale and shift `[C]` float32, so that ``image * scale + shift`` is the model's input.
+
+        Args:
+          image: `[H, W, C]` in its stored type.
+        """
+        channels = image.shape[-1]
+        if self.kind == "standardise":
+            low = np.asarray(self.mean)
+            span = np.asarray(self.deviation)
+        elif self.kind == "scale":
+            low = np.zeros(channels)
+            integer = np.issubdtype(image.dtype, np.integer)
+            span = np.full(channels, float(np.iinfo(image.dtype).max) if integer else 1.0)
+        else:
+            low, high = np.percentile(image.reshape(-1, channels), (1, 99), axis=0)
+            span = high - low
+        span = np.where(span > 0, span, 1.0)  # a constant channel carries nothing: it becomes 0
+        return (1 / span).astype(np.float32), (-low / span).astype(np.float32)
+
+
+def fit_normalisation(kind: str, images: Sequence[NDArray]) -> Normalisation:
+    """Measure what the kind needs on the training images, each `[H, W, C]`."""
+    if kind != "standardise":
+        return Normalisation(kind)
+    channels = images[0].shape[-1]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for image in images:
+        pixels = image.reshape(-1, channels).astype(np.float64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return Normalisation(kind, tuple(mean.tolist()), tuple(deviation.tolist()))

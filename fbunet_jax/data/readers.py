@@ -1,0 +1,332 @@
+"""One image or label file becomes an array, or an error that names the file, what was found, and the fix.
+
+Nothing is guessed: axes come from OME or ImageJ metadata or from the setting ``data.axes``, a decoder's exception or
+complaint is an error, and a file that is not complete is never read as far as it goes.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from fbunet_jax.errors import DataError
+
+LABEL_SUFFIXES = (".tif", ".tiff", ".png")
+IMAGE_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
+MAXIMUM_PIXELS = 2**31
+"""Values in one file; more is taken for a damaged or malicious header and refused before memory is taken."""
+
+PAGE_AXES = "ZTIQ"
+CHANNEL_AXES = "CS"
+
+_SIGNATURES = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+}
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+def read_image(path: Path, axes: str = "") -> np.ndarray:
+    """Read an image of one or more pages.
+
+    Channels go last; a palette PNG becomes its colours; an opaque alpha channel is dropped; 1-bit images become 0
+    and 1, half and double precision float32.
+
+    Args:
+      path: a TIFF (8, 16 or 32 bits), PNG (1 to 16 bits) or JPEG file.
+      axes: order of the axes of a TIFF with more than two dimensions, such as "YXC" or "ZYX"; it overrides the
+        file's own metadata, and is not used for files with another number of dimensions.
+
+    Returns:
+      ``[pages, H, W, C]`` in the file's own integer type or float32; a single image is one page.
+
+    Raises:
+      DataError: the file is missing, damaged, too large, of another kind than its suffix says, of a type that is
+        not supported, has axes that are not known, transparent pixels, or values that are not finite.
+    """
+    path = Path(path)
+    array = _read(path, axes, IMAGE_SUFFIXES, _read_png, what="image")
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.dtype in (np.float16, np.float64):
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if array.dtype != np.float32 and not (array.dtype.kind in "iu" and array.dtype.itemsize <= 4):
+        raise DataError(f"{path} holds values of type {array.dtype}; expected 8, 16 or 32-bit integers or float32.")
+    if array.dtype == np.float32:
+        broken = int(np.count_nonzero(~np.isfinite(array)))
+        if broken:
+            raise DataError(
+                f"{path} has {broken} of {array.size} values that are NaN or infinite in 32 bits. Replace them before "
+                "training, for example in Fiji with Process > Math > NaN Background or Macro."
+            )
+    return array
+
+
+def read_label(path: Path, axes: str = "") -> np.ndarray:
+    """Read a label image of one or more pages; the values are returned as stored.
+
+    The values of a palette PNG are its indices, those of a 1-bit file 0 and 1.
+
+    Args:
+      path: a TIFF or PNG file (JPEG changes values, so it is refused).
+      axes: order of the axes of the images the labels belong to; channel axes do not count for labels.
+
+    Returns:
+      ``[pages, H, W]`` of an integer type; a single label image is one page.
+
+    Raises:
+      DataError: as for `read_image`; also for colours, several channels, and floating-point values.
+    """
+    path = Path(path)
+    page_axes = "".join(axis for axis in axes.upper() if axis not in CHANNEL_AXES)
+    array = _read(path, page_axes, LABEL_SUFFIXES, _read_png_indices, what="label")
+    if array.shape[-1] != 1:
+        raise DataError(
+            f"{path} has {array.shape[-1]} channels (colours?), but a label image has one: the class of each pixel. "
+            "Save it as one grey channel with one value per class."
+        )
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise DataError(
+            f"{path} holds values of type {array.dtype}, but a label image holds whole numbers. "
+            "Save it as 8-bit or 16-bit integers."
+        )
+    return array[..., 0]
+
+
+def _read(
+    path: Path, axes: str, suffixes: tuple[str, ...], read_png: Callable[[Path], np.ndarray], what: str
+) -> np.ndarray:
+    """Return ``[pages, H, W, C]``; every exception of a decoder becomes a DataError."""
+    kind = _kind(path, suffixes, what)
+    try:
+        if kind == "TIFF":
+            return _read_tiff(path, axes, what)
+        return (read_png(path) if kind == "PNG" else _read_jpeg(path))[None]
+    except DataError:
+        raise
+    except Exception as error:
+        detail = str(error).strip().rstrip(".") or type(error).__name__
+        raise DataError(f"{path} cannot be read ({detail}): the {kind} file is damaged or incomplete.") from error
+
+
+def _kind(path: Path, suffixes: tuple[str, ...], what: str) -> str:
+    """Return TIFF, PNG or JPEG if the file's content agrees with its suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        reason = "; JPEG compression changes the values of labels" if suffix in IMAGE_SUFFIXES else ""
+        raise DataError(f"{path} cannot be used as {what}: expected {', '.join(suffixes)}{reason}. Save it as TIFF.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}.") from error
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes). Copy or export it again.")
+    expected = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, "TIFF")
+    found = next((name for signature, name in _SIGNATURES.items() if head.startswith(signature)), None)
+    if found != expected:
+        content = f"but holds a {found} file: rename it" if found else f"but is no {expected} file: export it again"
+        raise DataError(f"{path} is named {path.suffix} {content}.")
+    return expected
+
+
+def _check_size(path: Path, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MAXIMUM_PIXELS:
+        raise DataError(
+            f"{path} declares the size {' x '.join(map(str, shape))}, more than {MAXIMUM_PIXELS} values. "
+            "Cut it into smaller files, or export it again if the size is wrong."
+        )
+
+
+def _png_header(path: Path, data: bytes) -> tuple[int, int]:
+    """Return the bit depth and colour type of a PNG file whose size is acceptable and whose end is there."""
+    if len(data) < 33 or _PNG_END not in data:
+        raise DataError(f"{path} ends too early: the PNG file is damaged or incomplete. Copy or export it again.")
+    _check_size(path, (int.from_bytes(data[20:24]), int.from_bytes(data[16:20])))
+    return data[24], data[25]
+
+
+def _read_png(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    depth, colour_type = _png_header(path, data)
+    array = imagecodecs.png_decode(data)
+    if depth < 8 and colour_type == 0:
+        # the decoder stretches 1, 2 and 4 bits over 0 … 255; we want the values as stored
+        array = array // (255 // (2**depth - 1))
+    array = array.reshape(*array.shape[:2], -1)
+    return _drop_opaque_alpha(path, array) if array.shape[-1] in (2, 4) else array
+
+
+def _read_png_indices(path: Path) -> np.ndarray:
+    """Read a PNG label; of a palette file the indices."""
+    _, colour_type = _png_header(path, path.read_bytes())
+    return _pillow(path)[..., None] if colour_type == 3 else _read_png(path)
+
+
+def _read_jpeg(path: Path) -> np.ndarray:
+    array = _pillow(path)
+    return array.reshape(*array.shape[:2], -1)
+
+
+def _pillow(path: Path) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            _check_size(path, (image.height, image.width))
+            if image.mode not in ("L", "RGB", "P"):
+                raise DataError(f"{path} has the colour mode {image.mode}; expected grey or RGB. Save it as TIFF.")
+            if image.getexif().get(0x0112, 1) != 1:
+                raise DataError(
+                    f"{path} is marked to be shown turned or mirrored (EXIF orientation), so it is not clear how "
+                    "it and its label lie. Turn the pixels themselves, and save it as TIFF."
+                )
+            return np.array(image)
+
+
+def _drop_opaque_alpha(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return the channels but the last, which must be opaque everywhere: hidden pixels are not measurements."""
+    opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
+    hidden = int(np.count_nonzero(array[..., -1] != opaque))
+    if hidden:
+        raise DataError(
+            f"{path} has an alpha channel with {hidden} pixels that are not opaque. Remove the alpha channel, "
+            "or save the file without transparency."
+        )
+    return array[..., :-1]
+
+
+class _Complaints(logging.Handler):
+    """Collects what tifffile only logs: it reads a damaged file as far as it goes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _read_tiff(path: Path, axes: str, what: str) -> np.ndarray:
+    complaints = _Complaints()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(complaints)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series
+            if len(series) != 1:
+                shapes = ", ".join(str(part.shape) for part in series[:4])
+                raise DataError(
+                    f"{path} holds {len(series)} image series with the shapes {shapes}; expected one. "
+                    "Save each series as a file of its own."
+                )
+            _check_size(path, series[0].shape)
+            _check_pages(path, file, what)
+            order = _axes_of(path, file, axes)
+            array = series[0].asarray()
+            alpha = any(sample in (1, 2) for sample in series[0].keyframe.extrasamples)
+    finally:
+        logger.removeHandler(complaints)
+        logger.propagate = propagate
+    if complaints.messages:
+        raise DataError(f"{path} is damaged or incomplete: {complaints.messages[0]}. Copy or export it again.")
+    array = _arrange(array, order)
+    return _drop_opaque_alpha(path, array) if alpha else array
+
+
+def _check_pages(path: Path, file: tifffile.TiffFile, what: str) -> None:
+    """Refuse pages whose values do not mean intensities, and pages whose data is not all there."""
+    page = file.series[0].keyframe
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        raise DataError(
+            f"{path} stores inverted values (0 is white). Save it without inversion, in Fiji after "
+            "Image > Lookup Tables > Invert LUT."
+        )
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and what == "image" and not file.is_imagej:
+        # ImageJ's lookup tables only colour the display of intensities
+        raise DataError(f"{path} stores palette indices. Convert it to grey or RGB, in Fiji with Image > Type.")
+    if page.compression in (6, 7) and what == "label":
+        raise DataError(f"{path} is JPEG-compressed, which changes the values of labels. Save it as LZW or deflate.")
+    if page.tags.valueof(274, 1) != 1:
+        raise DataError(f"{path} is marked to be shown turned or mirrored (orientation tag). Save it unturned.")
+    size = file.filehandle.size
+    for index, each in enumerate(file.series[0].pages):
+        if each is None:
+            raise DataError(f"{path} lacks the data of page {index}. Export it again.")
+        for offset, count in zip(each.dataoffsets, each.databytecounts, strict=True):
+            if count == 0 or offset + count > size:
+                raise DataError(
+                    f"{path} ends before the data of page {index} is complete: the file is damaged or incomplete. "
+                    "Copy or export it again."
+                )
+
+
+def _axes_of(path: Path, file: tifffile.TiffFile, axes: str) -> str:
+    """Return one letter of YXCSZTIQ for every dimension of the only series."""
+    known, shape = file.series[0].axes, file.series[0].shape
+    if len(shape) == 2:
+        return "YX"
+    given = axes.upper()
+    if given and (
+        len(set(given)) != len(given) or not {"Y", "X"} <= set(given) <= set("YX" + CHANNEL_AXES + PAGE_AXES)
+    ):
+        raise DataError(
+            f"data.axes = {axes!r}: expected each axis once, Y and X among them, out of Y, X, C (channels), "
+            "Z (sections) and T (times), such as 'YXC' or 'ZYX'."
+        )
+    if len(given) == len(shape):
+        return given
+    if {"Y", "X"} <= set(known) <= set("YXSCZT"):
+        return known
+    if given:
+        raise DataError(
+            f"{path} has the shape {shape}, which data.axes = {axes!r} does not fit, and no metadata that name its "
+            f"axes. It can be read as {_readings(shape)}."
+        )
+    raise DataError(
+        f"{path} has the shape {shape} and no OME or ImageJ metadata that name its axes. It can be read as "
+        f"{_readings(shape)}. Set data.axes to what it is."
+    )
+
+
+def _readings(shape: tuple[int, ...]) -> str:
+    """Return the plausible readings of a shape in words, such as "ZYX (5 sections) or CYX (5 channels)"."""
+    units = {"Z": "sections", "T": "times", "C": "channels"}
+    last_is_least = shape[-1] < min(shape[:-1])
+    if len(shape) == 3:
+        orders = ["YXC", "ZYX"] if last_is_least else ["ZYX", "CYX"]
+    elif len(shape) == 4:
+        orders = ["ZYXC", "TZYX"] if last_is_least else ["ZCYX", "CZYX", "TZYX"]
+    else:
+        orders = ["TZCYX"] if len(shape) == 5 else []
+    readings = []
+    for order in orders:
+        counts = [f"{count} {units[axis]}" for axis, count in zip(order, shape, strict=True) if axis in units]
+        readings.append(f"{order} ({', '.join(counts)})")
+    return " or ".join(readings) or f"{len(shape)} letters out of T, Z, C, Y and X"
+
+
+def _arrange(array: np.ndarray, order: str) -> np.ndarray:
+    """Return ``[pages, H, W, C]`` from an array whose axes are in the given order."""
+    pages = [i for i, axis in enumerate(order) if axis in PAGE_AXES]
+    channels = [i for i, axis in enumerate(order) if axis in CHANNEL_AXES]
+    height, width = order.index("Y"), order.index("X")
+    array = np.transpose(array, (*pages, height, width, *channels))
+    shape = array.shape
+    first, last = math.prod(shape[: len(pages)]), math.prod(shape[len(pages) + 2 :])
+    return np.ascontiguousarray(array.reshape(first, *shape[len(pages) : len(pages) + 2], last))

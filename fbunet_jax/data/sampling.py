@@ -1,0 +1,82 @@
+"""Which crops make up an epoch, a batch, and an exact evaluation; all functions of (seed, fold, step, position)."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from fbunet_jax.data.augment import AUGMENTATIONS
+from fbunet_jax.data.store import ImageStore, gather_crop
+
+Size = tuple[int, int]
+
+
+def epoch_items(sizes: Sequence[Size], crop: int) -> NDArray[np.int32]:
+    """Return the image index of every crop of one epoch, which covers the area once.
+
+    Args:
+      sizes: height and width of each image, pixels.
+      crop: side of a crop, pixels.
+    """
+    repeats = [max(1, round(height * width / crop**2)) for height, width in sizes]
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), repeats)
+
+
+def batch_items(items: NDArray[np.int32], step: int, batch_size: int, seed: int, fold: int) -> NDArray[np.int32]:
+    """Return the image indices `[batch_size]` of one global step.
+
+    An epoch is one permutation; an incomplete last batch is filled from the next epoch's.
+    """
+    places = step * batch_size + np.arange(batch_size)
+    orders = {
+        epoch: np.random.default_rng((seed, fold, epoch)).permutation(items)
+        for epoch in range(places[0] // len(items), places[-1] // len(items) + 1)
+    }
+    return np.array([orders[place // len(items)][place % len(items)] for place in places], np.int32)
+
+
+def steps_until_epoch(epoch: int, items: int, batch_size: int) -> int:
+    """Return how many steps it takes until `epoch` epochs of `items` crops are complete."""
+    return -(-epoch * items // batch_size)
+
+
+def make_sampler(crop: int, augmentation: str) -> Callable[[ImageStore, Array, Array, Array], dict[str, Array]]:
+    """Return the pure function (store, keys, items) -> batch that runs inside the compiled step.
+
+    Args:
+      crop: side of the crops, pixels.
+      augmentation: a name in `AUGMENTATIONS`.
+
+    Returns:
+      A function of the store, the step's key, the items `[N]` int32 and their positions in the global batch `[N]`
+      int32; it gives ``image`` `[N, crop, crop, C]` float32 and ``label`` `[N, crop, crop]` int32.
+    """
+    augment = AUGMENTATIONS[augmentation]
+
+    def sample(store: ImageStore, key: Array, items: Array, positions: Array) -> dict[str, Array]:
+        def one(item: Array, position: Array) -> tuple[Array, Array]:
+            crop_key, augment_key = jax.random.split(jax.random.fold_in(key, position))
+            room = jnp.maximum(store.sizes[item] - crop, 0)
+            corner = jax.random.randint(crop_key, (2,), 0, room + 1)
+            return augment(augment_key, *gather_crop(store, item, corner, crop))
+
+        image, label = jax.vmap(one)(items, positions)
+        return {"image": image, "label": label}
+
+    return sample
+
+
+def grid_tiles(sizes: Sequence[Size], side: int) -> NDArray[np.int32]:
+    """Return (image index, top, left) `[T, 3]` of the tiles that cover every pixel of every image exactly once."""
+    return np.array(
+        [
+            (index, top, left)
+            for index, (height, width) in enumerate(sizes)
+            for top in range(0, height, side)
+            for left in range(0, width, side)
+        ],
+        np.int32,
+    ).reshape(-1, 3)

@@ -1,0 +1,87 @@
+"""Images as they lie on the device: one flat array of stored pixels, from which crops of any position are gathered."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.normalisation import Normalisation
+from fbunet_jax.errors import DataError
+
+IGNORE = 255
+"""Label of pixels that count neither in the loss nor in any metric."""
+
+
+class ImageStore(NamedTuple):
+    """All images of one part of a fold, whatever their sizes.
+
+    Attributes:
+      pixels: `[P, C]` in the files' own type, image after image, row after row.
+      labels: `[P]` uint8.
+      offsets: `[N]` int32, where each image begins.
+      sizes: `[N, 2]` int32, height and width.
+      scale: `[N, C]` float32, see `Normalisation.affine`.
+      shift: `[N, C]` float32.
+    """
+
+    pixels: Array
+    labels: Array
+    offsets: Array
+    sizes: Array
+    scale: Array
+    shift: Array
+
+
+def make_store(dataset: Dataset, items: Sequence[int], normalisation: Normalisation) -> ImageStore:
+    """Lay out the chosen items of a data set (numpy arrays; put them on the devices once).
+
+    Raises:
+      DataError: the items have 2^31 pixels or more, which 32-bit positions cannot address.
+    """
+    images = [dataset.images[i] for i in items]
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    areas = sizes.astype(np.int64).prod(axis=1)
+    if areas.sum() >= 2**31:
+        raise DataError(
+            f"The images of one part of the fold have {areas.sum():,} pixels together; fewer than {2**31:,} fit. "
+            "Use fewer or smaller images, or more folds."
+        )
+    scale, shift = zip(*(normalisation.affine(image) for image in images), strict=True)
+    return ImageStore(
+        pixels=np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]),
+        labels=np.concatenate([dataset.labels[i].reshape(-1) for i in items]),
+        offsets=(np.cumsum(areas) - areas).astype(np.int32),
+        sizes=sizes,
+        scale=np.stack(scale),
+        shift=np.stack(shift),
+    )
+
+
+def gather_crop(store: ImageStore, item: Array, corner: Array, side: int) -> tuple[Array, Array]:
+    """Read one square crop on the device.
+
+    Args:
+      store: the images.
+      item: [] int32, which image; -1 gives a crop in which every label is ignored.
+      corner: `[2]` int32, top and left in pixels.
+      side: of the crop, in pixels.
+
+    Returns:
+      Image `[side, side, C]` float32, normalised, mirrored beyond the border; label `[side, side]` int32, 255 there.
+    """
+    height, width = store.sizes[item, 0], store.sizes[item, 1]
+    rows, columns = corner[0] + jnp.arange(side), corner[1] + jnp.arange(side)
+    inside = (rows < height)[:, None] & (columns < width)[None, :] & (item >= 0)
+    flat = store.offsets[item] + _mirror(rows, height)[:, None] * width + _mirror(columns, width)[None, :]
+    image = store.pixels[flat].astype(jnp.float32) * store.scale[item] + store.shift[item]
+    return image, jnp.where(inside, store.labels[flat].astype(jnp.int32), IGNORE)
+
+
+def _mirror(position: Array, size: Array) -> Array:
+    """Reflect positions >= 0 into 0 ... size - 1 without repeating the border, as often as it takes."""
+    period = jnp.maximum(2 * (size - 1), 1)
+    position = position % period
+    return jnp.where(position < size, position, period - position)

@@ -1,0 +1,176 @@
+"""Evaluate the folds of a run on their test (or validation) parts, and pool them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.config import FORMAT, Config
+from fbunet_jax.data.datasets import Dataset, load_dataset
+from fbunet_jax.errors import RunError
+from fbunet_jax.metrics import iou, mean_iou
+from fbunet_jax.runs import Run, read_json, write_atomically
+from fbunet_jax.training.parallel import MappedEvaluation, replicate
+from fbunet_jax.training.setup import describe, make_part, part_items
+from fbunet_jax.training.trained import best_step, load_trained_fold, trained_folds
+
+Evaluation = dict[str, Any]
+
+
+def evaluate(
+    run: str | Path,
+    folds: Sequence[int] | None = None,
+    *,
+    split: str = "test",
+    root: str = "",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Segment one part of every fold with its best checkpoint and compare with the truth.
+
+    Args:
+      run: the run directory.
+      folds: which folds; None for all that are trained.
+      split: ``"test"`` or ``"validation"``.
+      root: folder of the data set, where it is no longer where the run found it.
+      tell: called with a line about each fold.
+
+    Returns:
+      The content of evaluation.json: the folds evaluated so far from their present best checkpoints, mean and
+      deviation over folds. Also written, per fold and for the run.
+
+    Raises:
+      RunError: nothing is trained, a fold is missing, or the data are not those of the run.
+    """
+    opened = Run(Path(run))
+    config = opened.read_config()
+    wanted = list(folds) if folds is not None else trained_folds(opened)
+    if not wanted:
+        raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
+    if root:
+        config = replace(config, data=replace(config.data, root=root))
+    dataset = load_dataset(config.data)
+    if describe(dataset)["fingerprint"] != opened.read_dataset()["fingerprint"]:
+        raise RunError(
+            f"The images in {config.data.root or 'the synthetic data set'} are not those that {run} was trained with. "
+            "Give the folder of the same data set with --data-root."
+        )
+    for fold in wanted:
+        entry = _evaluate_fold(opened, config, dataset, fold, split)
+        write_atomically(opened.fold(fold).evaluation(split), json.dumps(entry, indent=1) + "\n")
+        tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {100 * entry['mean_iou']:.1f} %")
+    pooled = pool(dataset.class_names, split, _present_entries(opened, config, split))
+    write_atomically(opened.evaluation(split), json.dumps(pooled, indent=1) + "\n")
+    return pooled
+
+
+def _evaluate_fold(run: Run, config: Config, dataset: Dataset, fold: int, split: str) -> Evaluation:
+    trained = load_trained_fold(run, fold)
+    items = part_items(run, dataset, fold)[split]
+    part = make_part(dataset, items, trained.normalisation, config.data.crop)
+    mapped = MappedEvaluation(trained.model, tile=config.data.crop, batch_size=config.training.batch_size)
+    variables, store = replicate((trained.variables, part.store))
+    return fold_entry(fold, trained.step, len(items), mapped(variables, store, part.tiles))
+
+
+def fold_entry(fold: int, step: int, images: int, confusion: NDArray[np.int64]) -> Evaluation:
+    """Return one entry of ``folds`` in evaluation.json.
+
+    Args:
+      fold: its number.
+      step: of the checkpoint.
+      images: how many were evaluated.
+      confusion: `[R, K, K]` int64, summed over all of them.
+    """
+    rounds = [
+        {"mean_iou": _number(mean_iou(matrix)), "iou": _numbers(iou(matrix)), "confusion": matrix.tolist()}
+        for matrix in confusion
+    ]
+    last = rounds[-1]
+    return {
+        "fold": fold,
+        "step": step,
+        "images": images,
+        "mean_iou": last["mean_iou"],
+        "iou": last["iou"],
+        "rounds": rounds,
+    }
+
+
+def _present_entries(run: Run, config: Config, split: str) -> list[Evaluation]:
+    """Return the evaluations of all folds that belong to the fold's present best checkpoint."""
+    entries = []
+    for fold in range(config.data.folds):
+        file = run.fold(fold).evaluation(split)
+        if file.is_file():
+            entry = read_json(file)
+            if entry["step"] == best_step(run, fold):
+                entries.append(entry)
+    return entries
+
+
+def pool(class_names: Sequence[str], split: str, entries: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of a run from those of its folds: mean and sample deviation over folds.
+
+    The deviation of a single fold is None, and so is the mean of a class that no fold could measure.
+    """
+    values = np.array([[entry["mean_iou"], *entry["iou"]] for entry in entries], np.float64)
+    means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in values.T]
+    deviations = [
+        column[~np.isnan(column)].std(ddof=1) if (~np.isnan(column)).sum() > 1 else np.nan for column in values.T
+    ]
+    return {
+        "format": FORMAT,
+        "split": split,
+        "class_names": list(class_names),
+        "folds": list(entries),
+        "mean": {"mean_iou": _number(means[0]), "iou": _numbers(means[1:])},
+        "std": {"mean_iou": _number(deviations[0]), "iou": _numbers(deviations[1:])},
+    }
+
+
+def table(evaluation: Mapping[str, Any]) -> str:
+    """Return the table that evaluate.py prints: IoU in %, classes x folds, mean and deviation, rounds side by side.
+
+    Each cell holds the last round's value, then the first round's in brackets where there are several.
+    """
+    folds = evaluation["folds"]
+    header = ["IoU in %", *(f"fold {entry['fold']}" for entry in folds), "mean", "std"]
+    several = any(len(entry["rounds"]) > 1 for entry in folds)
+    rows = []
+    for index, name in enumerate([*evaluation["class_names"], "mean"]):
+
+        def pick(source: Mapping[str, Any], index: int = index) -> float | None:
+            return source["mean_iou"] if index == len(evaluation["class_names"]) else source["iou"][index]
+
+        cells = [
+            _percent(pick(entry["rounds"][-1]))
+            + (f" ({_percent(pick(entry['rounds'][0]))})" if len(entry["rounds"]) > 1 else "")
+            for entry in folds
+        ]
+        rows.append([name, *cells, _percent(pick(evaluation["mean"])), _percent(pick(evaluation["std"]))])
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    note = f"Last round (first round in brackets); split: {evaluation['split']}." if several else ""
+    return "\n".join([*lines, note or f"Split: {evaluation['split']}."])
+
+
+def missing_folds(evaluation: Mapping[str, Any], folds: int) -> list[int]:
+    """Return the folds that an evaluation lacks."""
+    present = {entry["fold"] for entry in evaluation["folds"]}
+    return [fold for fold in range(folds) if fold not in present]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _numbers(values: Sequence[float] | NDArray[np.floating]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,257 @@
+"""The run directory: names, format version, lock; the only file that knows what lies where in a run."""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
+from fbunet_jax.errors import RunError
+
+HEARTBEAT_SECONDS = 20.0
+STALE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class FoldDirectory:
+    """The files of one fold of a run."""
+
+    path: Path
+
+    checkpoints = property(lambda self: self.path / "checkpoints", doc="Orbax checkpoints: the two latest, the best.")
+    inputs = property(lambda self: self.path / "inputs.json", doc="Normalisation: what the weights expect to see.")
+    metrics = property(lambda self: self.path / "metrics.jsonl", doc="Deterministic values, one line a record.")
+    timing = property(lambda self: self.path / "timing.jsonl", doc="Times and rates, which differ between runs.")
+    environment = property(lambda self: self.path / "environment.json", doc="Versions, devices, command.")
+    curves = property(lambda self: self.path / "curves.png", doc="Loss and validation IoU over epochs.")
+    previews = property(lambda self: self.path / "previews", doc="Pictures of validation images, truth and rounds.")
+    tensorboard = property(lambda self: self.path / "tensorboard", doc="TensorBoard event files.")
+    lock = property(lambda self: self.path / "lock", doc="Who trains this fold now.")
+
+    def evaluation(self, split: str) -> Path:
+        """Return the file of one split's evaluation."""
+        return self.path / _evaluation_name(split)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: one configuration, all its folds."""
+
+    path: Path
+
+    config = property(lambda self: self.path / "config.toml", doc="The settings, written by the first process.")
+    folds = property(lambda self: self.path / "folds.json", doc="The cross-validation folds, likewise.")
+    dataset = property(lambda self: self.path / "dataset.json", doc="Classes, channels and fingerprint of the data.")
+
+    def fold(self, index: int) -> FoldDirectory:
+        """Return the directory of a fold."""
+        return FoldDirectory(self.path / f"fold_{index}")
+
+    def evaluation(self, split: str) -> Path:
+        """Return the file of one split's evaluation over all folds."""
+        return self.path / _evaluation_name(split)
+
+    def read_config(self) -> Config:
+        """Read the settings of the run.
+
+        Raises:
+          RunError: the folder is no run, or its format is newer than this version.
+        """
+        if not self.config.is_file():
+            raise RunError(
+                f"{self.path} is not a run directory: it has no config.toml. Expected a folder that train.py wrote, such "
+                "as runs/quickstart/feedback-convlstm."
+            )
+        table = read_toml(self.config)
+        version = table.pop("format", None)
+        if version != FORMAT:
+            raise RunError(
+                f"{self.config} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
+            )
+        return from_table(Config, table, str(self.config))
+
+    def read_dataset(self) -> dict[str, Any]:
+        """Read the description of the data: ``class_names``, ``channels``, ``fingerprint``."""
+        return read_json(self.dataset)
+
+
+def _evaluation_name(split: str) -> str:
+    return "evaluation.json" if split == "test" else f"evaluation-{split}.json"
+
+
+def default_path(config: Config) -> Path:
+    """Return runs/<config>/<method>, with -seed<s> for a seed other than 0."""
+    return Path("runs") / config.name / (config.method + (f"-seed{config.seed}" if config.seed else ""))
+
+
+def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[str, Any]) -> Run:
+    """Create a run directory, or compare an existing one with these settings.
+
+    Args:
+      path: of the run.
+      config: its settings.
+      folds: text of ``folds.json``, written once; a run that exists keeps its own.
+      dataset: content of ``dataset.json``: ``class_names``, ``channels`` and ``fingerprint``.
+
+    Raises:
+      RunError: the run exists with other settings (each difference is named), or cannot be written.
+    """
+    run = Run(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        create_once(run.config, to_toml(config))
+        create_once(run.folds, folds)
+        create_once(run.dataset, json.dumps({"format": FORMAT, **dataset}, indent=1) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or mend the "
+            "permissions."
+        ) from error
+    differences = _differences(to_table(run.read_config()), to_table(config))
+    for key, before in run.read_dataset().items():
+        if key in dataset and dataset[key] != before:
+            differences.append(f"{key} of the data was {before!r} and is now {dataset[key]!r}")
+    if differences:
+        raise RunError(
+            f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue it, "
+            "or another --out for a new run."
+        )
+    return run
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in {**old, **new}:
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping) and key != "classes":
+            found += _differences(before, now, f"{prefix}{key}.")
+        elif before != now and prefix + key not in _MAY_DIFFER:
+            found.append(f"{prefix}{key} was {before!r} and is now {now!r}")
+    extended = [item for item in found if item.startswith("training.epochs ")]
+    schedule = new.get("training", {}).get("schedule")
+    if extended and schedule == "constant" and new["training"]["epochs"] > old["training"]["epochs"]:
+        found.remove(extended[0])
+    return found
+
+
+# Where the data lie may differ between machines: their fingerprint is compared. The others do not change a result.
+_MAY_DIFFER = {"data.root", "name", "training.previews", "training.preview_every"}
+
+
+def create_once(path: Path, text: str) -> None:
+    """Write a file atomically unless it exists: of several processes at once, one wins, whole."""
+    temporary = _write_aside(path, text)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write or replace a file: a reader sees the old text or the new one, never a part."""
+    _write_aside(path, text).replace(path)
+
+
+def _write_aside(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+      RunError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: the run directory is incomplete.") from error
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def set_aside(fold: FoldDirectory) -> Path:
+    """Rename a fold's folder to fold_K.old-N, the first free N, and return the new path."""
+    number = 1
+    while (target := fold.path.with_name(f"{fold.path.name}.old-{number}")).exists():
+        number += 1
+    return fold.path.rename(target)
+
+
+@contextlib.contextmanager
+def fold_lock(fold: FoldDirectory) -> Iterator[None]:
+    """Hold a fold for this process; a heartbeat tells others on any host that it lives.
+
+    Raises:
+      RunError: another process holds it (its host and process id are named).
+    """
+    try:
+        fold.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"The folder {fold.path} cannot be created: {error.strerror}.") from error
+    _acquire(fold.lock)
+    stop = threading.Event()
+    thread = threading.Thread(target=_beat, args=(fold.lock, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        fold.lock.unlink(missing_ok=True)
+
+
+def _acquire(lock: Path) -> None:
+    mine = json.dumps({"host": socket.gethostname(), "process": os.getpid()})
+    for _ in range(2):
+        with contextlib.suppress(FileExistsError):
+            temporary = _write_aside(lock, mine)
+            try:
+                os.link(temporary, lock)
+                return
+            finally:
+                temporary.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            age = time.time() - lock.stat().st_mtime
+            if age < STALE_SECONDS and not _died_here(lock):
+                break
+            lock.unlink(missing_ok=True)
+    holder = read_json(lock)
+    raise RunError(
+        f"{lock.parent} is being trained by process {holder['process']} on host {holder['host']}. Wait for it, or stop it; "
+        f"a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
+    )
+
+
+def _died_here(lock: Path) -> bool:
+    """Say whether the holder was a process of this host that no longer exists."""
+    holder = read_json(lock)
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _beat(lock: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(lock)
+

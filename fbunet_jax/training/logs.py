@@ -1,0 +1,119 @@
+"""What a run tells: progress on the terminal, metrics.jsonl, timing.jsonl, TensorBoard events, environment.json."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from fbunet_jax.runs import FoldDirectory, write_atomically
+
+_PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tifffile")
+
+
+class FoldLog:
+    """The log of one fold. Values that a rerun would repeat go to metrics.jsonl, times to timing.jsonl."""
+
+    def __init__(self, fold: FoldDirectory, *, total_steps: int, first_step: int, stream: TextIO) -> None:
+        """Open the files; records after `first_step` belong to a lost part of the run and are dropped."""
+        self._fold = fold
+        self._stream = stream
+        _drop_records_after(fold.metrics, first_step)
+        self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=first_step + 1)
+        terminal = stream.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, unit="step", file=stream, disable=not terminal, dynamic_ncols=True
+        )
+
+    def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Append one record, with its ``step`` and its ``kind``, to the files."""
+        _append(self._fold.metrics, values)
+        _append(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
+        for name, value in _scalars({**values, **timing}).items():
+            self._tensorboard.add_scalar(name, value, values["step"])
+        self._tensorboard.flush()
+
+    def progress(self, steps: int, text: str) -> None:
+        """Advance the progress bar (on a terminal only)."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(steps)
+
+    def line(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar.disable:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def __enter__(self) -> "FoldLog":
+        """Return self."""
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the bar and the event file."""
+        self._bar.close()
+        self._tensorboard.close()
+
+
+def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the records of one kind of a ``.jsonl`` file, in order; an unfinished last line does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record for record in records if record["kind"] == kind]
+
+
+def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
+    """Write the versions, devices and command of this process."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None  # run from a checkout that is not installed
+    environment = {
+        "command": list(command),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.local_devices()],
+    }
+    write_atomically(fold.environment, json.dumps(environment, indent=1) + "\n")
+
+
+def default_stream() -> TextIO:
+    """Return where a run talks: standard error, so that a program's own output stays clean."""
+    return sys.stderr
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_atomically(path, "".join(kept))
+
+
+def _scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            found |= _scalars({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            found[prefix + name] = value
+    return found

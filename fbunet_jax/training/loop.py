@@ -1,0 +1,265 @@
+"""Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
+
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from jax import Array
+
+from fbunet_jax import figures
+from fbunet_jax.config import Config
+from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.sampling import batch_items, steps_until_epoch
+from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.metrics import iou, mean_iou
+from fbunet_jax.runs import FoldDirectory, default_path, fold_lock, set_aside
+from fbunet_jax.training.checkpoints import FoldCheckpoints
+from fbunet_jax.training.logs import FoldLog, default_stream, read_records, write_environment
+from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, check_batch_size, replicate
+from fbunet_jax.training.setup import FoldSetup, open_run, set_up_fold
+from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
+from fbunet_jax.training.steps import make_train_step
+from fbunet_jax.training.trained import initial_weights, save_inputs
+
+COLLAPSED_AFTER = 5
+"""Validations with IoU 0 after which a class is warned about."""
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What training a fold came to.
+
+    Attributes:
+      fold: its number.
+      run: the run directory.
+      directory: the fold's folder in it.
+      steps: global steps in all.
+      best_step: of the checkpoint with the best validation mean IoU.
+      best_mean_iou: its validation mean IoU, 0 to 1.
+      iou: its validation IoU of each class by name, None for a class absent from truth and prediction.
+      was_finished: there was nothing left to do.
+    """
+
+    fold: int
+    run: Path
+    directory: FoldDirectory
+    steps: int
+    best_step: int
+    best_mean_iou: float
+    iou: dict[str, float | None]
+    was_finished: bool
+
+
+def train_fold(
+    config: Config, fold: int, *, out: str | Path | None = None, fresh: bool = False, stream: TextIO | None = None
+) -> FoldResult:
+    """Train one cross-validation fold, or go on with it; a finished fold is left as it is.
+
+    Args:
+      config: the settings.
+      fold: 0 ... K-1.
+      out: run directory, runs/<config>/<method> by default.
+      fresh: set an existing fold aside (fold_K.old-N) and start again.
+      stream: where progress is told, standard error by default.
+
+    Returns:
+      The result; everything else lies in the run directory.
+
+    Raises:
+      UserError: settings, data or run directory do not fit; the message says what to do.
+    """
+    stream = stream or default_stream()
+    check_batch_size(config.training.batch_size, jax.local_device_count())
+    dataset = load_dataset(config.data)
+    run = open_run(config, dataset, Path(out) if out else default_path(config))
+    setup = set_up_fold(config, dataset, run, fold)
+    directory = run.fold(fold)
+    if fresh and directory.path.exists():
+        with fold_lock(directory):
+            pass  # nobody else may be training what is set aside
+        set_aside(directory)
+    with fold_lock(directory), FoldCheckpoints(directory.checkpoints) as checkpoints:
+        training = _FoldTraining(config, fold, setup, directory, checkpoints)
+        was_finished = checkpoints.latest_step() == training.total_steps
+        if not was_finished:
+            write_environment(directory, sys.argv)
+            save_inputs(directory, setup.normalisation)
+            training.run(stream)
+        return training.result(run.path, was_finished)
+
+
+class _FoldTraining:
+    """One fold on its way from the latest checkpoint to the last step."""
+
+    def __init__(
+        self, config: Config, fold: int, setup: FoldSetup, directory: FoldDirectory, checkpoints: FoldCheckpoints
+    ) -> None:
+        self.config, self.fold, self.setup = config, fold, setup
+        self.directory, self.checkpoints = directory, checkpoints
+        self.total_steps = self._steps_until(config.training.epochs)
+        self.schedule = learning_rate_schedule(config.training, self.total_steps)
+        root = jax.random.fold_in(jax.random.key(config.seed), fold)
+        self.init_key, self.step_key = jax.random.split(root)
+        self.segment = jax.jit(self._segment)
+
+    def _steps_until(self, epoch: int) -> int:
+        return steps_until_epoch(epoch, len(self.setup.epoch), self.config.training.batch_size)
+
+    def run(self, stream: TextIO) -> None:
+        """Train to the last epoch."""
+        config, setup = self.config.training, self.setup
+        optimizer = make_optimizer(config, self.total_steps)
+        train_step = make_train_step(setup.model, optimizer, setup.class_weights, config.round_weight)
+        data = self.config.data
+        mapped = MappedTraining(
+            train_step,
+            crop=data.crop,
+            augmentation=config.augmentation,
+            batch_size=config.batch_size,
+            key=self.step_key,
+        )
+        evaluate = MappedEvaluation(setup.model, tile=data.crop, batch_size=config.batch_size)
+        state = create_state(setup.model, optimizer, self.init_key, setup.train.store.pixels.shape[-1])
+        first_step = self.checkpoints.latest_step() or 0
+        if first_step:
+            state = self.checkpoints.restore(first_step, state)
+        elif config.initial_weights:
+            state = initial_weights(Path(config.initial_weights), self.fold, state)
+        state, store, validation = replicate((state, setup.train.store, setup.validation.store))
+        with FoldLog(self.directory, total_steps=self.total_steps, first_step=first_step, stream=stream) as log:
+            self._announce(log, first_step)
+            first_epoch = next(e for e in range(config.epochs + 1) if self._steps_until(e) >= first_step)
+            for epoch in range(first_epoch + 1, config.epochs + 1):
+                state = self._epoch(epoch, state, mapped, store, log)
+                if epoch % config.validate_every == 0 or epoch == config.epochs:
+                    self._validate(epoch, state, evaluate, validation, log)
+
+    def _announce(self, log: FoldLog, first_step: int) -> None:
+        setup = self.setup
+        start = f"goes on at step {first_step}" if first_step else "starts"
+        log.line(
+            f"Fold {self.fold} of {self.config.method} {start}: {len(setup.train.sizes)} training and "
+            f"{len(setup.validation.sizes)} validation images, {self.total_steps} steps in {self.config.training.epochs} "
+            f"epochs on {jax.local_device_count()} x {jax.local_devices()[0].device_kind}. The first step compiles."
+        )
+        for name in setup.missing_classes:
+            log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
+
+    def _epoch(
+        self, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog
+    ) -> TrainState:
+        """Run the steps of one epoch and record the mean of their metrics."""
+        config = self.config.training
+        first, last = self._steps_until(epoch - 1), self._steps_until(epoch)
+        began, collected = time.perf_counter(), []
+        running: deque[Metrics] = deque()
+        for start in range(first, last, mapped.steps_per_call):
+            steps = range(start, min(start + mapped.steps_per_call, last))
+            items = [
+                batch_items(self.setup.epoch, step, config.batch_size, self.config.seed, self.fold) for step in steps
+            ]
+            state, metrics = mapped(state, store, np.stack(items))
+            collected.append((metrics, len(steps)))
+            running.append(metrics)
+            if len(running) > 1:  # one call ahead of the device: never idle, never far from what the bar shows
+                jax.block_until_ready(running.popleft())
+            log.progress(len(steps), f"epoch {epoch}")
+        per_step = [jax.tree.map(lambda value, n=n: value[:n], jax.device_get(metrics)) for metrics, n in collected]
+        mean = jax.tree.map(lambda *values: np.concatenate(values).mean(axis=0, dtype=np.float64).tolist(), *per_step)
+        seconds = time.perf_counter() - began
+        log.record(
+            {"kind": "train", "epoch": epoch, "step": last, **mean, "learning_rate": float(self.schedule(last - 1))},
+            {"seconds": seconds, "images_per_second": (last - first) * config.batch_size / seconds},
+        )
+        return state
+
+    def _validate(
+        self, epoch: int, state: TrainState, evaluate: MappedEvaluation, store: Any, log: FoldLog
+    ) -> None:
+        """Validate, record, save, and tell."""
+        began = time.perf_counter()
+        confusion = evaluate(state.variables, store, self.setup.validation.tiles)
+        record = self._validation_record(epoch, confusion)
+        log.record(record, {"seconds": time.perf_counter() - began})
+        validations = read_records(self.directory.metrics, "validation")
+        if len(validations) % self.config.training.preview_every == 0 or epoch == self.config.training.epochs:
+            self._draw(state, epoch)
+        # last: a checkpoint means that everything before it is done
+        self.checkpoints.save(state, record["step"], record["mean_iou"])
+        classes = ", ".join(f"{name} {_percent(value)}" for name, value in record["iou"].items())
+        train, timing = (read_records(path, "train")[-1] for path in (self.directory.metrics, self.directory.timing))
+        rate = timing["images_per_second"]
+        left = (self.total_steps - record["step"]) * self.config.training.batch_size / rate
+        log.line(
+            f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
+            f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {_duration(left)} left"
+        )
+        for name in _collapsed(validations):
+            log.line(
+                f"Warning: the validation IoU of class {name!r} has been 0 in all {COLLAPSED_AFTER} validations so far. "
+                "Rare classes can collapse: try another --seed, --training.class_weights, or more images of it."
+            )
+
+    def _validation_record(self, epoch: int, confusion: np.ndarray) -> dict[str, Any]:
+        names, values = self.setup.class_names, iou(confusion[-1])
+        return {
+            "kind": "validation",
+            "epoch": epoch,
+            "step": self._steps_until(epoch),
+            "mean_iou": mean_iou(confusion[-1]),
+            "iou": {name: None if np.isnan(v) else float(v) for name, v in zip(names, values, strict=True)},
+            "round_mean_iou": [mean_iou(matrix) for matrix in confusion],
+        }
+
+    def _draw(self, state: TrainState, epoch: int) -> None:
+        """Draw learning curves and previews of the first validation tiles."""
+        train, validation = (read_records(self.directory.metrics, kind) for kind in ("train", "validation"))
+        figures.draw_curves(self.directory.curves, train, validation, self.setup.class_names)
+        tiles = self._preview_tiles()
+        if len(tiles):
+            shown = jax.device_get(self.segment(state.variables, self.setup.validation.store, tiles))
+            path = self.directory.previews / f"epoch_{epoch:05d}.png"
+            figures.draw_previews(path, *shown, self.setup.class_names)
+
+    def _segment(self, variables: Any, store: ImageStore, tiles: Array) -> tuple[Array, Array, Array]:
+        """Return image, label and the predicted classes of every round of some tiles."""
+        side = self.config.data.crop
+        image, label = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
+        return image, label, self.setup.model.apply(variables, image, train=False).argmax(axis=-1)
+
+    def _preview_tiles(self) -> np.ndarray:
+        """Return tiles spread over the validation part."""
+        tiles = self.setup.validation.tiles
+        count = min(self.config.training.previews, len(tiles))
+        return tiles[np.linspace(0, len(tiles) - 1, count).round().astype(int)] if count else tiles[:0]
+
+    def result(self, run: Path, was_finished: bool) -> FoldResult:
+        """Return what the fold came to."""
+        best = self.checkpoints.best_step()
+        assert best is not None
+        records = read_records(self.directory.metrics, "validation")
+        record = next((r for r in records if r["step"] == best), {"iou": {}})
+        score = self.checkpoints.score(best)
+        return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, record["iou"], was_finished)
+
+
+def _collapsed(validations: list[dict[str, Any]]) -> list[str]:
+    """Return the classes whose IoU was 0 in each of the first COLLAPSED_AFTER validations, at the last of these."""
+    if len(validations) != COLLAPSED_AFTER:
+        return []
+    return [name for name in validations[0]["iou"] if all(record["iou"][name] == 0 for record in validations)]
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None or np.isnan(value) else f"{100 * value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"

@@ -1,0 +1,148 @@
+"""Training and evaluation mapped over all local devices; the only file that names pmap."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from fbunet_jax.data.sampling import make_sampler
+from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.training.state import TrainState
+from fbunet_jax.training.steps import TrainStep, eval_step
+
+AXIS = "data"
+
+Metrics = dict[str, Array]
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raise a ConfigError unless the batch divides over the devices."""
+    if batch_size % devices:
+        below, above = batch_size // devices * devices, (batch_size // devices + 1) * devices
+        fits = f"{below} or {above}" if below else str(above)
+        raise ConfigError(
+            f"training.batch_size = {batch_size} does not divide over the {devices} devices: every device takes the same "
+            f"number of images. The nearest sizes that fit are {fits}."
+        )
+
+
+def replicate(tree: Any) -> Any:
+    """Put every array of a pytree on all local devices, once; a mapped call then copies nothing."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+class MappedTraining:
+    """The compiled training step, mapped over the local devices.
+
+    On accelerators one call runs up to `steps_per_call` steps, so that the host never holds them up. On a CPU it runs
+    one: XLA's loops make convolutions there about four times slower (0.25 against 0.85 s a step, JAX 0.10.2).
+    """
+
+    def __init__(self, train_step: TrainStep, *, crop: int, augmentation: str, batch_size: int, key: Array) -> None:
+        """Prepare the mapped step.
+
+        Args:
+          train_step: from `make_train_step`.
+          crop: side of the crops, pixels.
+          augmentation: a name in `fbunet_jax.data.augment.AUGMENTATIONS`.
+          batch_size: of the global batch.
+          key: from which the key of every step is folded.
+
+        Raises:
+          ConfigError: the batch does not divide over the devices.
+        """
+        self.devices = jax.local_device_count()
+        check_batch_size(batch_size, self.devices)
+        self.batch_size = batch_size
+        self.steps_per_call = 1 if jax.default_backend() == "cpu" else 16
+        step = partial(_sampled_step, train_step, make_sampler(crop, augmentation), key)
+        self._call = jax.pmap(
+            step if self.steps_per_call == 1 else partial(_many_steps, step),
+            axis_name=AXIS,
+            in_axes=(None, None, 0, None),
+            out_axes=None,
+            donate_argnums=0,
+        )
+
+    def __call__(self, state: TrainState, store: ImageStore, items: NDArray[np.int32]) -> tuple[TrainState, Metrics]:
+        """Run `len(items)` steps, at most `steps_per_call`.
+
+        Args:
+          state: replicated; its buffers are given away.
+          store: replicated.
+          items: `[steps, batch_size]` image indices.
+
+        Returns:
+          The new state, and metrics whose first axis is the step (only the first `len(items)` entries count); all
+          still on the device.
+        """
+        count = len(items)
+        padded = np.zeros((self.steps_per_call, self.batch_size), np.int32)
+        padded[:count] = items
+        shares = padded.reshape(self.steps_per_call, self.devices, -1).transpose(1, 0, 2)
+        return self._call(state, store, shares, np.int32(count))
+
+
+def _sampled_step(
+    train_step: TrainStep,
+    sample: Callable[..., dict[str, Array]],
+    key: Array,
+    state: TrainState,
+    store: ImageStore,
+    items: Array,
+    _: Array,
+) -> tuple[TrainState, Metrics]:
+    """Gather, augment and train on one device's share; items `[1, share]`. The metrics get a leading axis of 1."""
+    share = items.shape[-1]
+    positions = lax.axis_index(AXIS) * share + jnp.arange(share)
+    batch = sample(store, jax.random.fold_in(key, state.step), items[0], positions)
+    state, metrics = train_step(state, batch, axis_name=AXIS)
+    return state, jax.tree.map(lambda value: value[None], metrics)
+
+
+def _many_steps(
+    step: Callable[..., tuple[TrainState, Metrics]], state: TrainState, store: ImageStore, items: Array, count: Array
+) -> tuple[TrainState, Metrics]:
+    """Run the first `count` rows of items `[S, share]`; one program serves every count."""
+    shapes = jax.eval_shape(step, state, store, items[:1], count)[1]
+    metrics = jax.tree.map(lambda s: jnp.zeros((items.shape[0], *s.shape[1:]), s.dtype), shapes)
+
+    def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = step(state, store, lax.dynamic_slice_in_dim(items, i, 1), count)
+        return state, jax.tree.map(lambda all_, one: lax.dynamic_update_slice_in_dim(all_, one, i, 0), metrics, new)
+
+    return lax.fori_loop(0, count, body, (state, metrics))
+
+
+class MappedEvaluation:
+    """The compiled evaluation step, mapped over the local devices."""
+
+    def __init__(self, model: FeedbackUNet, *, tile: int, batch_size: int) -> None:
+        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices."""
+        self.devices = jax.local_device_count()
+        self.share = max(1, batch_size // self.devices)
+
+        def evaluate(variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
+            image, label = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
+            return lax.psum(eval_step(model, variables, {"image": image, "label": label}), AXIS)
+
+        self._call = jax.pmap(evaluate, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+
+    def __call__(self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the confusion matrices of every round, `[R, K, K]` int64, over all tiles `[T, 3]`."""
+        batch = self.devices * self.share
+        padding = np.zeros((-len(tiles) % batch, 3), np.int32)
+        padding[:, 0] = -1  # ignored: counts do not depend on batch size or devices
+        batches = np.concatenate([tiles, padding]).reshape(-1, self.devices, self.share, 3)
+        counts = [self._call(variables, store, tiles) for tiles in batches]
+        return np.sum([np.asarray(count) for count in counts], axis=0, dtype=np.int64)

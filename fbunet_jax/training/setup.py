@@ -1,0 +1,130 @@
+"""What a fold needs before its first step: data on the device, network, weights of the classes."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.config import Config
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
+from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
+from fbunet_jax.data.sampling import epoch_items, grid_tiles
+from fbunet_jax.data.store import ImageStore, make_store
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.methods import build_model
+from fbunet_jax.models.unet import check_size
+from fbunet_jax.runs import Run, create_or_open
+from fbunet_jax.training.losses import class_weights
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one part of a fold, in host memory.
+
+    Attributes:
+      store: the images.
+      sizes: height and width of each.
+      tiles: `[T, 3]` the exact evaluation grid, see `grid_tiles`.
+    """
+
+    store: ImageStore
+    sizes: list[tuple[int, int]]
+    tiles: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class FoldSetup:
+    """Everything that one fold's training is made of, and nothing that changes in it.
+
+    Attributes:
+      train: the training part.
+      validation: the validation part.
+      epoch: image index of every crop of an epoch, see `epoch_items`.
+      model: the network.
+      normalisation: fitted on the training part.
+      class_weights: `[K]` float32.
+      class_names: in class order.
+      missing_classes: names of the classes without a training pixel, whose weight is 0.
+    """
+
+    train: Part
+    validation: Part
+    epoch: NDArray[np.int32]
+    model: FeedbackUNet
+    normalisation: Normalisation
+    class_weights: NDArray[np.float32]
+    class_names: tuple[str, ...]
+    missing_classes: tuple[str, ...]
+
+
+def open_run(config: Config, dataset: Dataset, out: Path) -> Run:
+    """Create the run directory of a configuration, or check that an existing one has the same settings and data."""
+    folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
+    description = describe(dataset)
+    return create_or_open(out, config, folds=folds_to_json(folds, config.data.fold_scheme), dataset=description)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Return what a run remembers of its data set; the fingerprint covers names, pixels and labels."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, image, label in zip(dataset.names, dataset.images, dataset.labels, strict=True):
+        digest.update(json.dumps([name, image.shape, image.dtype.str]).encode())
+        digest.update(np.ascontiguousarray(image))
+        digest.update(np.ascontiguousarray(label))
+    return {
+        "class_names": list(dataset.class_names),
+        "channels": int(dataset.images[0].shape[-1]),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def part_items(run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:
+    """Return the item indices of ``train``, ``validation`` and ``test`` of one fold, read from the run."""
+    folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
+    check_folds(folds, dataset.groups, str(run.folds))
+    return fold_items(dataset.groups, select_fold(folds, fold))
+
+
+def make_part(dataset: Dataset, items: NDArray[np.intp], normalisation: Normalisation, tile: int) -> Part:
+    """Lay out the images of one part of a fold."""
+    sizes = [(int(dataset.images[i].shape[0]), int(dataset.images[i].shape[1])) for i in items]
+    return Part(make_store(dataset, items, normalisation), sizes, grid_tiles(sizes, tile))
+
+
+def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSetup:
+    """Prepare one fold.
+
+    Raises:
+      UserError: the fold does not exist, or settings and data do not fit each other.
+    """
+    items = part_items(run, dataset, fold)
+    check_crop(config)
+    classes = len(dataset.class_names)
+    model = build_model(config, classes=classes, channels=dataset.images[0].shape[-1])
+    normalisation = fit_normalisation(config.data.normalisation, [dataset.images[i] for i in items["train"]])
+    train = make_part(dataset, items["train"], normalisation, config.data.crop)
+    counts = np.bincount(train.store.labels, minlength=256)[:classes]
+    return FoldSetup(
+        train=train,
+        validation=make_part(dataset, items["validation"], normalisation, config.data.crop),
+        epoch=epoch_items(train.sizes, config.data.crop),
+        model=model,
+        normalisation=normalisation,
+        class_weights=class_weights(counts, config.training.class_weights),
+        class_names=dataset.class_names,
+        missing_classes=tuple(n for n, count in zip(dataset.class_names, counts, strict=True) if count == 0),
+    )
+
+
+def check_crop(config: Config) -> None:
+    """Raise a ConfigError unless crops of `data.crop` pixels fit the network's levels."""
+    try:
+        check_size(config.data.crop, config.data.crop, len(config.model.widths))
+    except ValueError as error:
+        raise ConfigError(f"data.crop = {config.data.crop}: {error}") from error

@@ -1,0 +1,93 @@
+"""What training changes: parameters, statistics, optimiser; and the optimiser itself."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fbunet_jax.config import TrainingConfig
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.models.feedback import FeedbackUNet
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes; an ordinary pytree.
+
+    Attributes:
+      step: [] int32, steps taken.
+      params: convolution kernels, biases, batch-norm scales.
+      batch_stats: running mean and variance of every round.
+      optimizer: the optimiser's state.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    optimizer: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables that `FeedbackUNet.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: FeedbackUNet, optimizer: optax.GradientTransformation, key: Array, channels: int
+) -> TrainState:
+    """Initialise a state from a random key; the network takes `[N, H, W, channels]`."""
+    size = 2 ** (len(model.widths) - 1)
+
+    @jax.jit
+    def create(key: Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, size, size, channels)), train=False)
+        params = variables["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+
+    return create(key)
+
+
+def learning_rate_schedule(config: TrainingConfig, total_steps: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step.
+
+    Raises:
+      ConfigError: a warm-up that is not shorter than the run, or one with the one-cycle schedule, which has its own.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "one-cycle":
+        if warmup:
+            raise ConfigError(
+                f"training.warmup_steps = {warmup}: the one-cycle schedule has a warm-up of its own. Set it to 0, or "
+                "use the cosine schedule."
+            )
+        return optax.cosine_onecycle_schedule(total_steps, peak, pct_start=0.3, div_factor=25, final_div_factor=1e4)
+    if warmup >= total_steps:
+        raise ConfigError(
+            f"training.warmup_steps = {warmup}, but the run has {total_steps} steps: expected fewer warm-up steps."
+        )
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, total_steps - warmup)
+    else:
+        after = optax.constant_schedule(peak)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: TrainingConfig, total_steps: int) -> optax.GradientTransformation:
+    """Return Adam with the configured schedule, decoupled weight decay (kernels only) and clipping."""
+    schedule = learning_rate_schedule(config, total_steps)
+    if config.weight_decay:
+        adam = optax.adamw(
+            schedule, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=_convolution_kernels
+        )
+    else:
+        adam = optax.adam(schedule, eps=config.adam_epsilon)
+    if config.gradient_clip:
+        return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adam)
+    return adam
+
+
+def _convolution_kernels(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
