@@ -145,9 +145,7 @@ class TrainingConfig:
     """Epsilon of Adam (1e-7 in Keras, which the paper used)."""
     round_weight: float = 0.5
     """Lambda: weight of the loss of every round but the last, whose weight is 1."""
-    class_weights: Literal["median-frequency", "sqrt-median-frequency", "none"] | tuple[float, ...] = (
-        "median-frequency"
-    )
+    class_weights: Literal["median-frequency", "sqrt-median-frequency", "none"] | tuple[float, ...] = "median-frequency"
     """Weight of each class in the loss: median(count) / count over the training part, its square root, none, or a
     list with one number a class."""
     augmentation: Literal["none", "dihedral"] = "none"
@@ -263,7 +261,7 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps({"format": FORMAT, **to_table(config)})
 
 
-def to_table(config: Any) -> dict[str, Any]:
+def to_table(config: Any) -> Any:
     """Return a dataclass as nested plain values; fields that are None are left out (TOML has no null)."""
     if dataclasses.is_dataclass(config):
         pairs = ((f.name, to_table(getattr(config, f.name))) for f in dataclasses.fields(config))

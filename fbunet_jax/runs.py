@@ -66,14 +66,15 @@ class Run:
         """
         if not self.config.is_file():
             raise RunError(
-                f"{self.path} is not a run directory: it has no config.toml. Expected a folder that train.py wrote, such "
-                "as runs/quickstart/feedback-convlstm."
+                f"{self.path} is not a run directory: it has no config.toml. Expected a folder that train.py wrote, "
+                "such as runs/quickstart/feedback-convlstm."
             )
         table = read_toml(self.config)
         version = table.pop("format", None)
         if version != FORMAT:
             raise RunError(
-                f"{self.config} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
+                f"{self.config} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote "
+                "it."
             )
         return from_table(Config, table, str(self.config))
 
@@ -120,8 +121,8 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
             differences.append(f"{key} of the data was {before!r} and is now {dataset[key]!r}")
     if differences:
         raise RunError(
-            f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue it, "
-            "or another --out for a new run."
+            f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue "
+            "it, or another --out for a new run."
         )
     return run
 
@@ -231,8 +232,8 @@ def _acquire(lock: Path) -> None:
             lock.unlink(missing_ok=True)
     holder = read_json(lock)
     raise RunError(
-        f"{lock.parent} is being trained by process {holder['process']} on host {holder['host']}. Wait for it, or stop it; "
-        f"a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
+        f"{lock.parent} is being trained by process {holder['process']} on host {holder['host']}. Wait for it, or stop "
+        f"it; a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
     )
 
 
@@ -254,4 +255,3 @@ def _beat(lock: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(lock)
-

@@ -1,6 +1,7 @@
 """Which crops make up an epoch, a batch, and an exact evaluation; all functions of (seed, fold, step, position)."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,13 @@ def batch_items(items: NDArray[np.int32], step: int, batch_size: int, seed: int,
     An epoch is one permutation; an incomplete last batch is filled from the next epoch's.
     """
     places = step * batch_size + np.arange(batch_size)
-    orders = {
-        epoch: np.random.default_rng((seed, fold, epoch)).permutation(items)
-        for epoch in range(places[0] // len(items), places[-1] // len(items) + 1)
-    }
-    return np.array([orders[place // len(items)][place % len(items)] for place in places], np.int32)
+    count = len(items)
+    return items[[_epoch_order(count, seed, fold, int(place) // count)[place % count] for place in places]]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(count: int, seed: int, fold: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, fold, epoch)).permutation(count)
 
 
 def steps_until_epoch(epoch: int, items: int, batch_size: int) -> int:

@@ -1,11 +1,12 @@
 """Images as they lie on the device: one flat array of stored pixels, from which crops of any position are gathered."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.normalisation import Normalisation
@@ -35,7 +36,9 @@ class ImageStore(NamedTuple):
     shift: Array
 
 
-def make_store(dataset: Dataset, items: Sequence[int], normalisation: Normalisation) -> ImageStore:
+def make_store(
+    dataset: Dataset, items: Sequence[int] | NDArray[np.integer], normalisation: Normalisation
+) -> ImageStore:
     """Lay out the chosen items of a data set (numpy arrays; put them on the devices once).
 
     Raises:
@@ -50,14 +53,15 @@ def make_store(dataset: Dataset, items: Sequence[int], normalisation: Normalisat
             "Use fewer or smaller images, or more folds."
         )
     scale, shift = zip(*(normalisation.affine(image) for image in images), strict=True)
-    return ImageStore(
-        pixels=np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]),
-        labels=np.concatenate([dataset.labels[i].reshape(-1) for i in items]),
-        offsets=(np.cumsum(areas) - areas).astype(np.int32),
-        sizes=sizes,
-        scale=np.stack(scale),
-        shift=np.stack(shift),
-    )
+    arrays: dict[str, Any] = {
+        "pixels": np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]),
+        "labels": np.concatenate([dataset.labels[i].reshape(-1) for i in items]),
+        "offsets": (np.cumsum(areas) - areas).astype(np.int32),
+        "sizes": sizes,
+        "scale": np.stack(scale),
+        "shift": np.stack(shift),
+    }
+    return ImageStore(**arrays)
 
 
 def gather_crop(store: ImageStore, item: Array, corner: Array, side: int) -> tuple[Array, Array]:

@@ -1,0 +1,1 @@
+"""Segmentations become numbers and a report."""

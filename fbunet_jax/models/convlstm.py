@@ -62,9 +62,7 @@ def convlstm_step(
         i, c, o = jnp.split(convolve(inputs, kernel) + bias, 3, axis=-1)
         cell = gate(i) * jnp.tanh(c)
     else:
-        both = convolve(
-            jnp.concatenate([inputs, state.hidden], axis=-1), jnp.concatenate([kernel, recurrent], axis=2)
-        )
+        both = convolve(jnp.concatenate([inputs, state.hidden], axis=-1), jnp.concatenate([kernel, recurrent], axis=2))
         i, f, c, o = jnp.split(both + bias, 4, axis=-1)
         cell = gate(f) * state.cell + gate(i) * jnp.tanh(c)
     hidden = gate(o) * jnp.tanh(cell)

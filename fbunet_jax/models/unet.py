@@ -31,11 +31,11 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, inputs: Array, state: LSTMState | None, round_index: int
-    ) -> tuple[Array, LSTMState | None]:
+    def __call__(self, inputs: Array, state: LSTMState | None, round_index: int) -> tuple[Array, LSTMState | None]:
         """Map `[N, H, W, C]` to `[N, H, W, features]`, and a ConvLSTM's state to the next round's."""
-        convolution = partial(nn.Conv, kernel_size=(3, 3), kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
+        convolution = partial(
+            nn.Conv, kernel_size=(3, 3), kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype
+        )
         if self.kind == "recurrent":
             outputs = RecurrentConv(self.features, convolution, self.norm, name="recurrent_conv")(inputs, round_index)
         else:
@@ -119,6 +119,6 @@ def check_size(height: int, width: int, levels: int) -> None:
         if size % unit or size == 0:
             fits = " or ".join(str(s) for s in (size // unit * unit, size // unit * unit + unit) if s)
             raise UserError(
-                f"An image of {height} x {width} pixels does not fit a U-Net of {levels} levels: its {name} {size} must "
-                f"be a multiple of {unit}. The nearest sizes that fit are {fits}."
+                f"An image of {height} x {width} pixels does not fit a U-Net of {levels} levels: its {name} {size} "
+                f"must be a multiple of {unit}. The nearest sizes that fit are {fits}."
             )

@@ -73,7 +73,7 @@ def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
     """Write the versions, devices and command of this process."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

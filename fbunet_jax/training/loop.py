@@ -1,12 +1,11 @@
 """Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
 
-import json
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.sampling import batch_items, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.errors import RunError
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import FoldDirectory, default_path, fold_lock, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
@@ -145,15 +145,14 @@ class _FoldTraining:
         start = f"goes on at step {first_step}" if first_step else "starts"
         log.line(
             f"Fold {self.fold} of {self.config.method} {start}: {len(setup.train.sizes)} training and "
-            f"{len(setup.validation.sizes)} validation images, {self.total_steps} steps in {self.config.training.epochs} "
-            f"epochs on {jax.local_device_count()} x {jax.local_devices()[0].device_kind}. The first step compiles."
+            f"{len(setup.validation.sizes)} validation images, {self.total_steps} steps in "
+            f"{self.config.training.epochs} epochs on {jax.local_device_count()} x "
+            f"{jax.local_devices()[0].device_kind}. The first step compiles."
         )
         for name in setup.missing_classes:
             log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
 
-    def _epoch(
-        self, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog
-    ) -> TrainState:
+    def _epoch(self, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog) -> TrainState:
         """Run the steps of one epoch and record the mean of their metrics."""
         config = self.config.training
         first, last = self._steps_until(epoch - 1), self._steps_until(epoch)
@@ -179,9 +178,7 @@ class _FoldTraining:
         )
         return state
 
-    def _validate(
-        self, epoch: int, state: TrainState, evaluate: MappedEvaluation, store: Any, log: FoldLog
-    ) -> None:
+    def _validate(self, epoch: int, state: TrainState, evaluate: MappedEvaluation, store: Any, log: FoldLog) -> None:
         """Validate, record, save, and tell."""
         began = time.perf_counter()
         confusion = evaluate(state.variables, store, self.setup.validation.tiles)
@@ -202,8 +199,8 @@ class _FoldTraining:
         )
         for name in _collapsed(validations):
             log.line(
-                f"Warning: the validation IoU of class {name!r} has been 0 in all {COLLAPSED_AFTER} validations so far. "
-                "Rare classes can collapse: try another --seed, --training.class_weights, or more images of it."
+                f"Warning: the validation IoU of class {name!r} has been 0 in all {COLLAPSED_AFTER} validations so "
+                "far. Rare classes can collapse: try another --seed, --training.class_weights, or more images of it."
             )
 
     def _validation_record(self, epoch: int, confusion: np.ndarray) -> dict[str, Any]:
@@ -223,15 +220,16 @@ class _FoldTraining:
         figures.draw_curves(self.directory.curves, train, validation, self.setup.class_names)
         tiles = self._preview_tiles()
         if len(tiles):
-            shown = jax.device_get(self.segment(state.variables, self.setup.validation.store, tiles))
+            image, label, rounds = jax.device_get(self.segment(state.variables, self.setup.validation.store, tiles))
             path = self.directory.previews / f"epoch_{epoch:05d}.png"
-            figures.draw_previews(path, *shown, self.setup.class_names)
+            figures.draw_previews(path, image, label, rounds, self.setup.class_names)
 
     def _segment(self, variables: Any, store: ImageStore, tiles: Array) -> tuple[Array, Array, Array]:
         """Return image, label and the predicted classes of every round of some tiles."""
         side = self.config.data.crop
         image, label = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
-        return image, label, self.setup.model.apply(variables, image, train=False).argmax(axis=-1)
+        logits = cast(Array, self.setup.model.apply(variables, image, train=False))
+        return image, label, logits.argmax(axis=-1)
 
     def _preview_tiles(self) -> np.ndarray:
         """Return tiles spread over the validation part."""
@@ -242,11 +240,12 @@ class _FoldTraining:
     def result(self, run: Path, was_finished: bool) -> FoldResult:
         """Return what the fold came to."""
         best = self.checkpoints.best_step()
-        assert best is not None
+        if best is None:
+            raise RunError(f"{self.directory.checkpoints} has no checkpoint with a validation score.")
         records = read_records(self.directory.metrics, "validation")
-        record = next((r for r in records if r["step"] == best), {"iou": {}})
+        by_class: dict[str, float | None] = next((record["iou"] for record in records if record["step"] == best), {})
         score = self.checkpoints.score(best)
-        return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, record["iou"], was_finished)
+        return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, by_class, was_finished)
 
 
 def _collapsed(validations: list[dict[str, Any]]) -> list[str]:

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from fbunet_jax.errors import ConfigError
 
 
-def round_losses(logits: Array, labels: Array, class_weights: Array) -> tuple[Array, Array]:
+def round_losses(logits: Array, labels: Array, class_weights: ArrayLike) -> tuple[Array, Array]:
     """Return summed weighted softmax cross-entropy of each round, and the number of pixels that count.
 
     Args:
@@ -23,7 +24,7 @@ def round_losses(logits: Array, labels: Array, class_weights: Array) -> tuple[Ar
     classes = logits.shape[-1]
     counted = (labels >= 0) & (labels < classes)
     targets = jax.nn.one_hot(jnp.where(counted, labels, -1), classes, dtype=logits.dtype)
-    cross_entropy = -jnp.sum(targets * class_weights.astype(logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
+    cross_entropy = -jnp.sum(targets * jnp.asarray(class_weights, logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
     return cross_entropy.sum(axis=(1, 2, 3)), counted.sum()
 
 

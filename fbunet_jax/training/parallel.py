@@ -29,8 +29,8 @@ def check_batch_size(batch_size: int, devices: int) -> None:
         below, above = batch_size // devices * devices, (batch_size // devices + 1) * devices
         fits = f"{below} or {above}" if below else str(above)
         raise ConfigError(
-            f"training.batch_size = {batch_size} does not divide over the {devices} devices: every device takes the same "
-            f"number of images. The nearest sizes that fit are {fits}."
+            f"training.batch_size = {batch_size} does not divide over the {devices} devices: every device takes the "
+            f"same number of images. The nearest sizes that fit are {fits}."
         )
 
 

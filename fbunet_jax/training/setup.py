@@ -75,8 +75,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=16)
     for name, image, label in zip(dataset.names, dataset.images, dataset.labels, strict=True):
         digest.update(json.dumps([name, image.shape, image.dtype.str]).encode())
-        digest.update(np.ascontiguousarray(image))
-        digest.update(np.ascontiguousarray(label))
+        digest.update(image.tobytes())
+        digest.update(label.tobytes())
     return {
         "class_names": list(dataset.class_names),
         "channels": int(dataset.images[0].shape[-1]),

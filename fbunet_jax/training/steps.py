@@ -1,12 +1,13 @@
 """One step of training and of evaluation: pure functions, the same on one device and mapped over many."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from fbunet_jax.metrics import confusion_matrix
 from fbunet_jax.models.feedback import FeedbackUNet
@@ -27,7 +28,7 @@ class TrainStep(Protocol):
 
 
 def make_train_step(
-    model: FeedbackUNet, optimizer: optax.GradientTransformation, class_weights: Array, round_weight: float
+    model: FeedbackUNet, optimizer: optax.GradientTransformation, class_weights: ArrayLike, round_weight: float
 ) -> TrainStep:
     """Return ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``.
 
@@ -75,5 +76,6 @@ def make_train_step(
 
 def eval_step(model: FeedbackUNet, variables: Mapping[str, Any], batch: Batch) -> Array:
     """Return the confusion matrices of every round, `[R, K, K]` int32, of one batch (see `make_train_step`)."""
-    predictions = jnp.argmax(model.apply(variables, batch["image"], train=False), axis=-1)
+    logits = cast(Array, model.apply(variables, batch["image"], train=False))
+    predictions = logits.argmax(axis=-1)
     return jnp.stack([confusion_matrix(batch["label"], prediction, model.classes) for prediction in predictions])

@@ -87,7 +87,7 @@ def abstract_state(config: Config, model: FeedbackUNet, channels: int) -> TrainS
     # the schedule's length does not change the shape of the optimiser's state
     optimizer = make_optimizer(config.training, total_steps=2**30)
     optimizer_state = jax.eval_shape(optimizer.init, variables["params"])
-    step = jax.ShapeDtypeStruct((), jnp.int32)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)
 
 
