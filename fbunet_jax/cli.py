@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Heavy modules are imported when a command needs them, so that --help is quick."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from fbunet_jax.errors import ConfigError, UserError, did_you_mean
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt:
         return _failed("Interrupted. The same command goes on from the last checkpoint.", EXIT_INTERRUPTED, debug)
+    except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except Exception as error:
         message = (
             f"Internal error, please report: {type(error).__name__}: {error}\nAttach the command, the run's "
@@ -112,7 +117,7 @@ def train(options: Sequence[str], prog: str) -> int:
             f"  checkpoints  {result.directory.checkpoints}\n"
             f"  curves       {result.directory.curves}\n"
             f"  previews     {result.directory.previews}\n"
-            f"Next: python evaluate.py {result.run} --fold {fold}"
+            f"Next: {'python evaluate.py' if prog == 'train.py' else 'fbunet evaluate'} {result.run} --fold {fold}"
         )
     return 0
 

@@ -197,7 +197,7 @@ class Config:
                 f"method = {self.method!r} is not a method.{did_you_mean(self.method, METHODS)} "
                 f"The methods are: {', '.join(METHODS)}."
             )
-        _at_least("seed", self.seed, 0)
+        _in_range("seed", self.seed, 0, 2**32 - 1)
         if not self.name or self.name in (".", "..") or set(self.name) & set('/\\:*?"<>|'):
             raise ConfigError(
                 f"name = {self.name!r}: expected a plain word, because it becomes a folder name under runs/."
@@ -276,10 +276,11 @@ def from_table(cls: type, table: Mapping[str, Any], where: str, prefix: str = ""
       ConfigError: names ``where`` and the dotted key.
     """
     hints = typing.get_type_hints(cls)
+    known = [prefix + name for name in hints]
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key {prefix + key!r}.{did_you_mean(key, hints)}")
+            raise ConfigError(f"{where}: unknown key {prefix + key!r}.{did_you_mean(prefix + key, known)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
@@ -298,14 +299,17 @@ def from_table(cls: type, table: Mapping[str, Any], where: str, prefix: str = ""
 def _checked(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, list):
         value = tuple(value)
+    if isinstance(value, Path):
+        value = str(value)
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if float in options and type(value) is int:
         value = float(value)
     if tuple[float, ...] in options and isinstance(value, tuple):
         value = tuple(float(v) if type(v) is int else v for v in value)
     try:
-        # bool is a subclass of int, yet "folds = true" is a mistake
-        if isinstance(value, bool) and bool not in options:
+        # bool is a subclass of int, yet "folds = true" and "widths = [true]" are mistakes
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        if bool not in options and any(isinstance(part, bool) for part in parts):
             raise typeguard.TypeCheckError("")
         return typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
     except typeguard.TypeCheckError:
@@ -329,7 +333,9 @@ def _in_words(options: tuple[Any, ...]) -> str:
 
 def _merge(table: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        table = table.setdefault(key, {})
+        if not isinstance(table.setdefault(key, {}), dict):
+            raise ConfigError(f"{'.'.join(keys)}: {key} = {table[key]!r} is a value, not a table of settings.")
+        table = table[key]
     if isinstance(value, Mapping) and isinstance(table.get(keys[-1]), dict):
         for key, inner in value.items():
             _merge(table[keys[-1]], [key], inner)
@@ -349,6 +355,6 @@ def _positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} = {value}: expected a number above 0.")
 
 
-def _in_range(name: str, value: float, low: float, high: float, *, upper_open: bool) -> None:
+def _in_range(name: str, value: float, low: float, high: float, *, upper_open: bool = False) -> None:
     if not low <= value <= high or (upper_open and value == high):
         raise ConfigError(f"{name} = {value}: expected a number from {low} to {'below ' if upper_open else ''}{high}.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; further classes repeat it darker
@@ -50,17 +51,23 @@ def draw_curves(
       validation: records with ``epoch``, ``mean_iou`` and ``iou`` (by class, None for an absent one).
       class_names: in class order.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     loss_axes, iou_axes = figure.subplots(1, 2)
-    loss_axes.plot([r["epoch"] for r in train], [r["loss"] for r in train], color="black", linewidth=1.2)
+    # dots, because one epoch makes no line
+    line = {"linewidth": 1.2, "marker": "." if len(train) < 60 else "", "markersize": 4}
+    loss_axes.plot([r["epoch"] for r in train], [r["loss"] for r in train], color="black", **line)
     loss_axes.set(xlabel="epoch", ylabel="loss (all rounds)", title="training", yscale="log")
     epochs = [r["epoch"] for r in validation]
     for name, colour in zip(class_names, class_colours(len(class_names)) / 255 * 0.85, strict=True):
         values = [np.nan if r["iou"][name] is None else r["iou"][name] for r in validation]
-        iou_axes.plot(epochs, values, color=colour, label=name, linewidth=1.2)
-    iou_axes.plot(epochs, [r["mean_iou"] for r in validation], color="black", label="mean", linewidth=2)
+        iou_axes.plot(epochs, values, color=colour, label=name, **line)
+    iou_axes.plot(epochs, [r["mean_iou"] for r in validation], color="black", label="mean", **line | {"linewidth": 2})
     iou_axes.set(xlabel="epoch", ylabel="IoU", title="validation", ylim=(0, 1))
-    iou_axes.legend(loc="lower right", fontsize="small")
+    # beside the curves: a rare class lies at the bottom, where a legend would hide it
+    iou_axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize="small", frameon=False)
+    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss_axes.yaxis.set_major_formatter("{x:g}")
+    loss_axes.yaxis.set_minor_formatter("")
     for axes in (loss_axes, iou_axes):
         axes.grid(alpha=0.3)
     _save(figure, path)

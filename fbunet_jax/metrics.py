@@ -17,6 +17,8 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
     Returns:
       `[K, K]` int32, rows truth, columns prediction. Sum over steps in int64 on the host.
     """
+    # uint8, as labels are stored, would overflow in the product from 16 classes on
+    labels, predictions = jnp.asarray(labels, jnp.int32), jnp.asarray(predictions, jnp.int32)
     counted = (labels >= 0) & (labels < classes)
     pairs = jnp.where(counted, labels * classes + predictions, classes * classes)
     counts = jnp.bincount(pairs.reshape(-1), length=classes * classes + 1)

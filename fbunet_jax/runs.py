@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
 from fbunet_jax.errors import RunError
@@ -115,15 +115,18 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
             f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or mend the "
             "permissions."
         ) from error
-    differences = _differences(to_table(run.read_config()), to_table(config))
-    for key, before in run.read_dataset().items():
-        if key in dataset and dataset[key] != before:
-            differences.append(f"{key} of the data was {before!r} and is now {dataset[key]!r}")
+    before = run.read_config()
+    differences = _differences(to_table(before), to_table(config))
+    for key, value in run.read_dataset().items():
+        if key in dataset and dataset[key] != value:
+            differences.append(f"{key} of the data was {value!r} and is now {dataset[key]!r}")
     if differences:
         raise RunError(
             f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue "
             "it, or another --out for a new run."
         )
+    if before.training.epochs != config.training.epochs:
+        write_atomically(run.config, to_toml(config))
     return run
 
 
@@ -212,38 +215,83 @@ def fold_lock(fold: FoldDirectory) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        fold.lock.unlink(missing_ok=True)
+        if _is_mine(fold.lock):
+            fold.lock.unlink(missing_ok=True)
+
+
+def _my_name() -> str:
+    return json.dumps({"host": socket.gethostname(), "process": os.getpid()})
+
+
+def _is_mine(lock: Path) -> bool:
+    """Say whether this process holds the lock still; while it was suspended, another may have taken it over."""
+    with contextlib.suppress(OSError):
+        return lock.read_text(encoding="utf-8") == _my_name()
+    return False
 
 
 def _acquire(lock: Path) -> None:
-    mine = json.dumps({"host": socket.gethostname(), "process": os.getpid()})
-    for _ in range(2):
-        with contextlib.suppress(FileExistsError):
-            temporary = _write_aside(lock, mine)
-            try:
-                os.link(temporary, lock)
-                return
-            finally:
-                temporary.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            age = time.time() - lock.stat().st_mtime
-            if age < STALE_SECONDS and not _died_here(lock):
-                break
+    while True:
+        temporary = _write_aside(lock, _my_name())
+        try:
+            os.link(temporary, lock)
+            return
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        holder = _holder(lock)
+        if holder and not holder.abandoned:
+            raise RunError(
+                f"{lock.parent} is being trained by process {holder.process} on host {holder.host}. Wait for it, or "
+                f"stop it; a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
+            )
+        _remove_abandoned(lock)
+
+
+class _Holder(NamedTuple):
+    host: str
+    process: int
+    abandoned: bool
+    """Without a heartbeat, or a process of this host that ended."""
+
+
+def _holder(lock: Path) -> _Holder | None:
+    """Return who holds a lock, or None if there is none."""
+    try:
+        stale = time.time() - lock.stat().st_mtime >= STALE_SECONDS
+        name = json.loads(lock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return _Holder(name["host"], name["process"], stale or _died_here(name["host"], name["process"]))
+
+
+def _remove_abandoned(lock: Path) -> None:
+    """Remove a lock that nobody holds; one process at a time, or the second would remove the first one's new lock."""
+    guard = lock.with_name(f"{lock.name}.takeover")
+    try:
+        guard.mkdir()
+    except FileExistsError:
+        with contextlib.suppress(OSError):
+            if time.time() - guard.stat().st_mtime >= STALE_SECONDS:
+                guard.rmdir()
+        time.sleep(0.01)
+        return
+    try:
+        # not when it is gone: another process may be about to create its own
+        holder = _holder(lock)
+        if holder and holder.abandoned:
             lock.unlink(missing_ok=True)
-    holder = read_json(lock)
-    raise RunError(
-        f"{lock.parent} is being trained by process {holder['process']} on host {holder['host']}. Wait for it, or stop "
-        f"it; a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
-    )
+    finally:
+        guard.rmdir()
 
 
-def _died_here(lock: Path) -> bool:
+def _died_here(host: str, process: int) -> bool:
     """Say whether the holder was a process of this host that no longer exists."""
-    holder = read_json(lock)
-    if holder["host"] != socket.gethostname():
+    if host != socket.gethostname():
         return False
     try:
-        os.kill(holder["process"], 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -253,5 +301,6 @@ def _died_here(lock: Path) -> bool:
 
 def _beat(lock: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):
-            os.utime(lock)
+        if _is_mine(lock):
+            with contextlib.suppress(OSError):
+                os.utime(lock)

@@ -61,7 +61,7 @@ def evaluate(
     for fold in wanted:
         entry = _evaluate_fold(opened, config, dataset, fold, split)
         write_atomically(opened.fold(fold).evaluation(split), json.dumps(entry, indent=1) + "\n")
-        tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {100 * entry['mean_iou']:.1f} %")
+        tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {_percent(entry['mean_iou'])} %")
     pooled = pool(dataset.class_names, split, _present_entries(opened, config, split))
     write_atomically(opened.evaluation(split), json.dumps(pooled, indent=1) + "\n")
     return pooled

@@ -57,6 +57,7 @@ def convlstm_step(
       The new state, and its hidden part `[N, H, W, F]`; all in the type of the inputs.
     """
     kernel, recurrent, bias = (params[name].astype(inputs.dtype) for name in ("kernel", "recurrent_kernel", "bias"))
+    bias = bias.reshape(1, 1, 1, -1)
     if state is None:
         kernel, bias = _without_forget_gate(kernel), _without_forget_gate(bias)
         i, c, o = jnp.split(convolve(inputs, kernel) + bias, 3, axis=-1)

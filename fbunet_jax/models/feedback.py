@@ -109,15 +109,20 @@ def round_inputs(images: Array, probabilities: Array | None, feedback: FeedbackM
     if feedback == "concat":
         maps = jnp.zeros((*images.shape[:-1], classes), images.dtype) if probabilities is None else probabilities
         return jnp.concatenate([images, maps.astype(images.dtype)], axis=-1)
-    if channels not in (1, classes):
+    check_channels(channels, feedback, classes)
+    if probabilities is not None:
+        return probabilities
+    return jnp.broadcast_to(images, (*images.shape[:-1], classes)) if channels == 1 else images
+
+
+def check_channels(channels: int, feedback: FeedbackMode, classes: int) -> None:
+    """Raise a ConfigError unless images of this many channels can be fed to the first round."""
+    if feedback == "replace" and channels not in (1, classes):
         raise ConfigError(
             f"The images have {channels} channels and there are {classes} classes: feedback 'replace' puts the class "
             f"maps in the place of the image, so it needs 1 or {classes} channels. Use --model.feedback concat, which "
             "takes any number."
         )
-    if probabilities is not None:
-        return probabilities
-    return jnp.broadcast_to(images, (*images.shape[:-1], classes)) if channels == 1 else images
 
 
 def feature_maps(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fbunet_jax.config import Config, FeedbackMode, ModelConfig
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.feedback import FeedbackUNet, check_channels
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def build_model(config: Config, *, classes: int, channels: int) -> FeedbackUNet:
     Raises:
       ConfigError: rounds or feedback are set for a method of one round, or the channels do not fit the feedback.
     """
-    return _build(config.method, config.model, classes, channels)
+    model = _build(config.method, config.model, classes, channels)
+    check_channels(channels, model.feedback, classes)
+    return model
 
 
 def count_parameters(model: FeedbackUNet, channels: int) -> int:
@@ -82,10 +84,14 @@ def abstract_variables(model: FeedbackUNet, channels: int) -> dict[str, Any]:
 
 def _build(name: str, settings: ModelConfig, classes: int, channels: int) -> FeedbackUNet:
     method = METHODS[name]
-    if method.rounds == 1 and (settings.rounds not in (None, 1) or settings.feedback is not None):
+    if method.rounds == 1 and settings.rounds not in (None, 1):
         raise ConfigError(
-            f"method {name!r} has one round and no feedback, so model.rounds and model.feedback cannot be set. Leave "
-            "them out, or use a feedback method."
+            f"method {name!r} has one round, so model.rounds = {settings.rounds} cannot be. Leave it out."
+        )
+    if method.rounds == 1 and method.feedback == "image" and settings.feedback not in (None, "image"):
+        raise ConfigError(
+            f"method {name!r} has no feedback, so model.feedback = {settings.feedback!r} cannot be. Leave it out, or use "
+            "a feedback method."
         )
     widths = settings.widths
     if method.widened_to:
@@ -106,7 +112,7 @@ def _build(name: str, settings: ModelConfig, classes: int, channels: int) -> Fee
 
 @lru_cache
 def _widths_for_parameters_of(name: str, settings: ModelConfig, classes: int, channels: int) -> tuple[int, ...]:
-    """Scale the widths by one factor until a plain U-Net has as many parameters as the named method."""
+    """Scale the widths until a plain U-Net has as many parameters as the named method, within 1 % if they are wide."""
     plain = _build("unet", settings, classes, channels)
     # the image's channels do not change the size of the named method by more than the first kernel
     target = count_parameters(_build(name, settings, classes, 1), 1)
@@ -115,9 +121,18 @@ def _widths_for_parameters_of(name: str, settings: ModelConfig, classes: int, ch
         factor = bottleneck / settings.widths[-1]
         return tuple(max(1, round(width * factor)) for width in settings.widths)
 
-    def parameters(bottleneck: int) -> int:
-        return count_parameters(dataclasses.replace(plain, widths=scaled(bottleneck)), channels)
+    def parameters(widths: tuple[int, ...]) -> int:
+        return count_parameters(dataclasses.replace(plain, widths=widths), channels)
+
+    def error(widths: tuple[int, ...]) -> float:
+        return abs(parameters(widths) - target) / target
 
     # the count grows with the square of the widths
-    guess = round(settings.widths[-1] * math.sqrt(target / parameters(settings.widths[-1])))
-    return scaled(min(range(guess - 1, guess + 3), key=lambda width: abs(parameters(width) - target)))
+    guess = round(settings.widths[-1] * math.sqrt(target / parameters(settings.widths)))
+    widths = min(map(scaled, range(guess - 1, guess + 3)), key=error)
+    # in a narrow network one channel at every level is more than 1 %, so levels move one by one
+    for level in range(len(widths)):
+        if error(widths) > 0.01:
+            before, width, after = widths[:level], widths[level], widths[level + 1 :]
+            widths = min(((*before, max(1, width + step), *after) for step in (-1, 0, 1)), key=error)
+    return widths

@@ -111,6 +111,11 @@ class _FoldTraining:
     def _steps_until(self, epoch: int) -> int:
         return steps_until_epoch(epoch, len(self.setup.epoch), self.config.training.batch_size)
 
+    def _epochs_with_steps(self) -> list[int]:
+        """Return the epochs that end at a step of their own: few images and a large batch share one among several."""
+        epochs = range(1, self.config.training.epochs + 1)
+        return [epoch for epoch in epochs if self._steps_until(epoch) > self._steps_until(epoch - 1)]
+
     def run(self, stream: TextIO) -> None:
         """Train to the last epoch."""
         config, setup = self.config.training, self.setup
@@ -134,11 +139,14 @@ class _FoldTraining:
         state, store, validation = replicate((state, setup.train.store, setup.validation.store))
         with FoldLog(self.directory, total_steps=self.total_steps, first_step=first_step, stream=stream) as log:
             self._announce(log, first_step)
-            first_epoch = next(e for e in range(config.epochs + 1) if self._steps_until(e) >= first_step)
-            for epoch in range(first_epoch + 1, config.epochs + 1):
-                state = self._epoch(epoch, state, mapped, store, log)
-                if epoch % config.validate_every == 0 or epoch == config.epochs:
-                    self._validate(epoch, state, evaluate, validation, log)
+            previous = 0
+            for epoch in self._epochs_with_steps():
+                if self._steps_until(epoch) > first_step:
+                    state = self._epoch(previous, epoch, state, mapped, store, log)
+                    due = epoch // config.validate_every > previous // config.validate_every
+                    if due or self._steps_until(epoch) == self.total_steps:
+                        self._validate(epoch, state, evaluate, validation, log)
+                previous = epoch
 
     def _announce(self, log: FoldLog, first_step: int) -> None:
         setup = self.setup
@@ -152,10 +160,12 @@ class _FoldTraining:
         for name in setup.missing_classes:
             log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
 
-    def _epoch(self, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog) -> TrainState:
-        """Run the steps of one epoch and record the mean of their metrics."""
+    def _epoch(
+        self, previous: int, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog
+    ) -> TrainState:
+        """Run the steps from the end of one epoch to that of a later one, and record the mean of their metrics."""
         config = self.config.training
-        first, last = self._steps_until(epoch - 1), self._steps_until(epoch)
+        first, last = self._steps_until(previous), self._steps_until(epoch)
         began, collected = time.perf_counter(), []
         running: deque[Metrics] = deque()
         for start in range(first, last, mapped.steps_per_call):
@@ -185,7 +195,7 @@ class _FoldTraining:
         record = self._validation_record(epoch, confusion)
         log.record(record, {"seconds": time.perf_counter() - began})
         validations = read_records(self.directory.metrics, "validation")
-        if len(validations) % self.config.training.preview_every == 0 or epoch == self.config.training.epochs:
+        if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
             self._draw(state, epoch)
         # last: a checkpoint means that everything before it is done
         self.checkpoints.save(state, record["step"], record["mean_iou"])

@@ -15,7 +15,7 @@ from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, fold
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
 from fbunet_jax.data.sampling import epoch_items, grid_tiles
 from fbunet_jax.data.store import ImageStore, make_store
-from fbunet_jax.errors import ConfigError
+from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.models.unet import check_size
@@ -109,10 +109,17 @@ def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSe
     model = build_model(config, classes=classes, channels=dataset.images[0].shape[-1])
     normalisation = fit_normalisation(config.data.normalisation, [dataset.images[i] for i in items["train"]])
     train = make_part(dataset, items["train"], normalisation, config.data.crop)
+    validation = make_part(dataset, items["validation"], normalisation, config.data.crop)
+    for name, part in (("training", train), ("validation", validation)):
+        if (np.asarray(part.store.labels) >= classes).all():
+            raise DataError(
+                f"The {name} part of fold {fold} has no labelled pixel: all of them are ignored. Label some, or use "
+                "fewer folds."
+            )
     counts = np.bincount(train.store.labels, minlength=256)[:classes]
     return FoldSetup(
         train=train,
-        validation=make_part(dataset, items["validation"], normalisation, config.data.crop),
+        validation=validation,
         epoch=epoch_items(train.sizes, config.data.crop),
         model=model,
         normalisation=normalisation,

@@ -72,7 +72,7 @@ def load_trained_fold(run: Run, fold: int) -> TrainedFold:
     if step is None:
         raise RunError(
             f"Fold {fold} of {run.path} has no checkpoint. Train it first: "
-            f"python train.py --config {config.name} --method {config.method} --fold {fold} --out {run.path}"
+            f"python train.py --config {run.config} --fold {fold} --out {run.path}"
         )
     with FoldCheckpoints(run.fold(fold).checkpoints) as checkpoints:
         state = checkpoints.restore(step, abstract_state(config, model, channels))

@@ -1,0 +1,34 @@
+"""What the tests of the models share: strict shapes, quick compilation, and a convolution written out in numpy."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_shapes_and_quick_compilation() -> Iterator[None]:
+    """Refuse silent broadcasts between ranks; the networks are tiny, so optimising them costs more than it saves."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.numpy_rank_promotion("raise"):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def convolve_by_hand() -> Callable[..., NDArray[np.float64]]:
+    """Return the 3x3 "same" convolution of `[N, H, W, C]` with `[3, 3, C, F]` in float64, one product a tap."""
+
+    def convolve(inputs: NDArray, kernel: NDArray) -> NDArray[np.float64]:
+        _, height, width, _ = inputs.shape
+        padded = np.pad(np.asarray(inputs, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = np.asarray(kernel, np.float64)
+        return sum(
+            padded[:, row : row + height, column : column + width] @ taps[row, column]
+            for row in range(3)
+            for column in range(3)
+        )
+
+    return convolve

@@ -1,0 +1,261 @@
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.models.feedback import FeedbackUNet, feature_maps, round_inputs
+from fbunet_jax.models.unet import UNet
+
+CLASSES, MOMENTUM, EPSILON = 3, 0.9, 1e-3
+
+
+def make_model(**settings):
+    defaults = {"classes": CLASSES, "widths": (2, 3), "momentum": MOMENTUM, "epsilon": EPSILON}
+    return FeedbackUNet(**(defaults | settings))
+
+
+def abstract(model, images):
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+
+
+def random_variables(model, images, seed=0):
+    """Return variables in which no scale, bias or statistic is 0 or 1."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.float32(
+            random.normal(0, 0.5, leaf.shape) if leaf.ndim > 1 else random.uniform(0.2, 1, leaf.shape)
+        ),
+        abstract(model, images),
+    )
+
+
+def recorded(model, variables, images, kind, *, train):
+    """Apply a model; return the arguments of every call of one kind of module by path, logits, and new statistics."""
+    calls = {}
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, kind) and context.method_name == "__call__":
+            calls.setdefault("/".join(context.module.path), []).append(args)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        logits, updated = model.apply(variables, images, train=train, mutable=["batch_stats"] if train else [])
+    return calls, logits, updated
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.default_rng(7).normal(size=(2, 4, 6, 1)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def convlstm(images):
+    model = make_model()
+    return model, random_variables(model, images)
+
+
+@pytest.fixture(scope="module")
+def plain(images):
+    """Return the model without ConvLSTMs: a round knows of the one before only what is fed back."""
+    model = make_model(convlstm="")
+    return model, random_variables(model, images, seed=1)
+
+
+def test_two_rounds_are_one_pass_its_softmax_and_a_second_pass_with_the_states(convlstm, images):
+    model, variables = convlstm
+    norm = partial(nn.BatchNorm, use_running_average=True, epsilon=EPSILON)
+    unet = UNet(CLASSES, (2, 3), "abcde", "", "hard_sigmoid", norm, jnp.float32)
+    of_unet = {collection: tree["unet"] for collection, tree in variables.items()}
+
+    first, states = unet.apply(of_unet, jnp.repeat(images, CLASSES, axis=-1), {}, 0)
+    exponentials = np.exp(np.asarray(first, np.float64))
+    maps = jnp.float32(exponentials / exponentials.sum(axis=-1, keepdims=True))
+    second, _ = unet.apply(of_unet, maps, states, 1)
+    forgetful, _ = unet.apply(of_unet, maps, {}, 1)
+
+    logits = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(logits[0], first, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits[1], second, rtol=1e-5, atol=1e-5)
+    assert float(jnp.abs(logits[1] - forgetful).max()) > 1e-2
+
+
+@pytest.mark.parametrize(("rounds", "dtype"), [(1, "float32"), (2, "float32"), (3, "float32"), (2, "bfloat16")])
+def test_logits_are_r_n_h_w_k_in_float32(images, rounds, dtype):
+    model = make_model(rounds=rounds, dtype=jnp.dtype(dtype))
+    apply = partial(model.apply, train=False)
+    logits = jax.eval_shape(apply, abstract(model, images), images)
+
+    assert logits.shape == (rounds, 2, 4, 6, CLASSES)
+    assert logits.dtype == jnp.float32
+
+
+def test_bfloat16_gives_nearly_the_logits_of_float32(convlstm, images):
+    model, variables = convlstm
+    exact = model.apply(variables, images, train=False)
+    rough = make_model(dtype=jnp.bfloat16).apply(variables, images, train=False)
+
+    difference = float(jnp.abs(exact - rough).max())
+    assert 0 < difference < 0.05 * float(jnp.abs(exact).max())
+
+
+@pytest.mark.parametrize("settings", [{"convlstm": "abcde"}, {"convlstm": "", "recurrent": "abcde"}])
+def test_every_further_round_adds_batch_norms_and_nothing_else(images, settings):
+    def shapes(rounds):
+        tree = abstract(make_model(rounds=rounds, **settings), images)
+        return {"/".join(path): leaf.shape for path, leaf in flatten_dict(tree).items()}
+
+    before = shapes(1)
+    for rounds in (2, 3):
+        now = shapes(rounds)
+        assert {path: now[path] for path in before} == before
+        added = {path: shape for path, shape in now.items() if path not in before}
+        index = f"norm_round_{rounds - 1}"
+        assert added == {
+            path.replace("norm_round_0", index): shape for path, shape in before.items() if "norm_round_0" in path
+        }
+        before = now
+
+
+def test_training_sets_the_statistics_of_every_norm_of_every_round_from_what_that_round_puts_in(convlstm, images):
+    model, variables = convlstm
+    calls, logits, updated = recorded(model, variables, images, nn.BatchNorm, train=True)
+
+    old, new = (flatten_dict(v["batch_stats"], sep="/") for v in (variables, updated))
+    assert set(new) == set(old) == {f"{path}/{key}" for path in calls for key in ("mean", "var")}
+    assert len(calls) == 2 * 6
+    for path, seen in calls.items():
+        ((inputs,),) = seen
+        values = np.asarray(inputs, np.float64).reshape(-1, inputs.shape[-1])
+        # divided by the number of pixels, not by one less
+        for key, of_batch in (("mean", values.mean(axis=0)), ("var", values.var(axis=0))):
+            expected = MOMENTUM * np.asarray(old[f"{path}/{key}"]) + (1 - MOMENTUM) * of_batch
+            np.testing.assert_allclose(new[f"{path}/{key}"], expected, rtol=1e-5, atol=1e-6)
+
+    means = {path: np.asarray(new[f"{path}/mean"] - MOMENTUM * old[f"{path}/mean"]) for path in calls}
+    for path in calls:
+        if "norm_round_0" in path:
+            assert np.abs(means[path] - means[path.replace("round_0", "round_1")]).max() > 1e-3
+    assert logits.shape[0] == 2
+
+
+def test_the_statistics_of_the_first_layer_are_those_computed_by_hand(plain, images, convolve_by_hand):
+    model, variables = plain
+    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    conv = jax.tree.map(np.asarray, variables["params"]["unet"]["encoder_0_first"]["conv"])
+    old = variables["batch_stats"]["unet"]["encoder_0_first"]
+    new = updated["batch_stats"]["unet"]["encoder_0_first"]
+
+    maps = [np.repeat(np.asarray(images), CLASSES, axis=-1), jax.nn.softmax(logits[0])]
+    for r, inputs in enumerate(maps):
+        values = convolve_by_hand(inputs, conv["kernel"]) + conv["bias"]
+        mean = values.mean(axis=(0, 1, 2))
+        variance = ((values - mean) ** 2).mean(axis=(0, 1, 2))
+        name = f"norm_round_{r}"
+        for key, of_batch in (("mean", mean), ("var", variance)):
+            expected = 0.9 * np.asarray(old[name][key]) + 0.1 * of_batch
+            np.testing.assert_allclose(new[name][key], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics_of_the_round(plain, images):
+    model, variables = plain
+    logits = model.apply(variables, images, train=False)
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 0.5 if "norm_round_1" in jax.tree_util.keystr(path) else leaf,
+        variables["batch_stats"],
+    )
+
+    after = model.apply(variables | {"batch_stats": changed}, images, train=False)
+
+    np.testing.assert_array_equal(after[0], logits[0])
+    assert float(jnp.abs(after[1] - logits[1]).max()) > 1e-2
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("feedback", ["concat", "image"])
+def test_round_inputs_of_any_number_of_channels(feedback, channels):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, channels)), jnp.float32)
+    model = make_model(feedback=feedback, convlstm="")
+    calls, logits, _ = recorded(model, random_variables(model, images), images, UNet, train=False)
+    (first, *_), (second, *_) = calls["unet"]
+
+    if feedback == "image":
+        np.testing.assert_array_equal(first, images)
+        np.testing.assert_array_equal(second, images)
+    else:
+        np.testing.assert_array_equal(first, np.concatenate([images, np.zeros((1, 2, 2, CLASSES))], axis=-1))
+        np.testing.assert_array_equal(second[..., :channels], images)
+        np.testing.assert_allclose(second[..., channels:], jax.nn.softmax(logits[0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, CLASSES])
+def test_replace_feeds_the_image_first_and_only_the_maps_afterwards(channels):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, channels)), jnp.float32)
+    model = make_model(rounds=3, convlstm="")
+    calls, logits, _ = recorded(model, random_variables(model, images), images, UNet, train=False)
+    first, second, third = (args[0] for args in calls["unet"])
+
+    np.testing.assert_array_equal(first, images if channels == CLASSES else np.repeat(images, CLASSES, axis=-1))
+    np.testing.assert_allclose(second, jax.nn.softmax(logits[0]), rtol=1e-6)
+    np.testing.assert_allclose(third, jax.nn.softmax(logits[1]), rtol=1e-6)
+    assert [args[2] for args in calls["unet"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_replace_with_other_channels_is_an_error_that_names_concat(channels):
+    message = f"{channels} channels and there are 3 classes.*1 or 3 channels.*--model.feedback concat"
+    with pytest.raises(ConfigError, match=message):
+        round_inputs(jnp.zeros((1, 2, 2, channels)), None, "replace", CLASSES)
+    with pytest.raises(ConfigError, match=re.compile("concat")):
+        abstract(make_model(), jnp.zeros((1, 2, 2, channels)))
+
+
+def test_gradients_flow_through_the_fed_back_maps(plain, images):
+    """The norms of round 1 act on round 2 only by way of the maps."""
+
+    def gradient(model, variables):
+        def last_round(params):
+            return (model.apply(variables | {"params": params}, images, train=False)[-1] ** 2).sum()
+
+        gradients = flatten_dict(jax.jit(jax.grad(last_round))(variables["params"]), sep="/")
+        return {path: float(jnp.abs(g).max()) for path, g in gradients.items() if "norm_round_0" in path}
+
+    fed_back = gradient(*plain)
+    assert min(fed_back.values()) > 0
+
+    control = make_model(convlstm="", feedback="image")
+    not_fed_back = gradient(control, random_variables(control, images))
+    assert max(not_fed_back.values()) == 0
+
+
+def test_feature_maps_are_the_summed_relu_of_the_round(plain, images, convolve_by_hand):
+    model, variables = plain
+    logits = model.apply(variables, images, train=False)
+    layer, stats = (
+        jax.tree.map(np.asarray, variables[collection]["unet"]["encoder_0_first"])
+        for collection in ("params", "batch_stats")
+    )
+    inputs = [np.repeat(np.asarray(images), CLASSES, axis=-1), jax.nn.softmax(logits[0])]
+
+    for r in range(2):
+        y = convolve_by_hand(inputs[r], layer["conv"]["kernel"]) + layer["conv"]["bias"]
+        norm, running = layer[f"norm_round_{r}"], stats[f"norm_round_{r}"]
+        y = (y - running["mean"]) / np.sqrt(running["var"] + EPSILON) * norm["scale"] + norm["bias"]
+        expected = np.maximum(y, 0).sum(axis=-1)
+        maps = feature_maps(model, variables, images, r)
+        np.testing.assert_allclose(maps["encoder_0_first"], expected, rtol=1e-4, atol=1e-4)
+
+    last = feature_maps(model, variables, images)
+    np.testing.assert_array_equal(last["encoder_0_first"], maps["encoder_0_first"])
+    places = ("encoder_0", "bottleneck", "decoder_0")
+    assert {name: array.shape for name, array in last.items()} == {
+        f"{place}_{position}": (2, 2, 3) if place == "bottleneck" else (2, 4, 6)
+        for place in places
+        for position in ("first", "second")
+    }
+    assert all(array.dtype == jnp.float32 for array in last.values())

@@ -1,0 +1,177 @@
+"""Training a fold: what lies in the run directory, resuming, finishing, starting over, every method."""
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from fbunet_jax import figures
+from fbunet_jax.config import METHODS, load_config
+from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.runs import Run
+from fbunet_jax.training import loop
+from fbunet_jax.training.checkpoints import FoldCheckpoints
+from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.trained import load_trained_fold
+
+TINY = {
+    "data": {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3},
+    "model": {"widths": [2, 3]},
+    # 2 training images in batches of 8: every step draws on several epochs
+    "training": {"epochs": 24, "batch_size": 8, "validate_every": 4, "preview_every": 2},
+}
+
+
+def tiny(**changes):
+    config = load_config("quickstart", **TINY)
+    return load_config("quickstart", **(TINY | {"method": config.method} | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    stream = io.StringIO()
+    result = train_fold(tiny(), 1, out=tmp_path_factory.mktemp("runs") / "run", stream=stream)
+    return result, stream.getvalue()
+
+
+def checkpoint(fold, step):
+    """Return every array of a checkpoint by name."""
+    with FoldCheckpoints(fold.checkpoints) as checkpoints:
+        assert checkpoints.latest_step() >= step
+    trained = load_trained_fold(Run(fold.path.parent), int(fold.path.name.removeprefix("fold_")))
+    return {jax.tree_util.keystr(p): np.asarray(a) for p, a in jax.tree_util.tree_leaves_with_path(trained.variables)}
+
+
+def test_a_run_directory_holds_everything(finished):
+    result, text = finished
+    names = {path.name for path in result.directory.path.iterdir()}
+    assert names == {
+        *("checkpoints", "curves.png", "environment.json", "inputs.json", "metrics.jsonl", "previews"),
+        *("tensorboard", "timing.jsonl"),
+    }
+    assert {path.name for path in result.run.iterdir()} == {"config.toml", "dataset.json", "folds.json", "fold_1"}
+    assert len(list(result.directory.tensorboard.iterdir())) == 1
+    assert {path.name for path in result.directory.previews.iterdir()} == {
+        *("epoch_00008.png", "epoch_00016.png", "epoch_00024.png")
+    }
+    environment = json.loads(result.directory.environment.read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    assert len(environment["devices"]) == jax.local_device_count()
+    assert text.count("validation IoU") >= 6
+    assert "goes on" not in text
+
+
+def test_records_are_complete_and_the_best_is_the_largest_validation_iou(finished):
+    result, _ = finished
+    records = [json.loads(line) for line in result.directory.metrics.read_text().splitlines()]
+    train = [record for record in records if record["kind"] == "train"]
+    validation = [record for record in records if record["kind"] == "validation"]
+    assert [record["epoch"] for record in train] == list(range(1, 25))
+    assert [record["epoch"] for record in validation] == [4, 8, 12, 16, 20, 24]
+    assert train[-1]["step"] == validation[-1]["step"] == result.steps == 24 * 2 // 8
+    assert all(np.isfinite(record["loss"]) and len(record["round_losses"]) == 2 for record in train)
+    best = max(validation, key=lambda record: record["mean_iou"])
+    assert result.best_mean_iou == best["mean_iou"]
+    assert result.iou == best["iou"]
+
+
+def test_a_finished_fold_says_so_and_is_left_as_it_is(finished):
+    result, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in result.run.rglob("*") if path.is_file()}
+    stream = io.StringIO()
+    again = train_fold(tiny(), 1, out=result.run, stream=stream)
+    assert again.was_finished
+    assert not result.was_finished
+    assert (again.best_step, again.best_mean_iou, again.iou) == (result.best_step, result.best_mean_iou, result.iou)
+    assert {path: path.stat().st_mtime_ns for path in result.run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_interrupted_ends_bit_for_bit_like_one_that_was_not(finished, tmp_path, monkeypatch):
+    result, _ = finished
+    drawn = []
+
+    def interrupt(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 2:  # after the record of epoch 16, before its checkpoint
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "draw_curves", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+    monkeypatch.undo()
+    stream = io.StringIO()
+    resumed = train_fold(tiny(), 1, out=tmp_path / "run", stream=stream)
+    assert "goes on at step 3" in stream.getvalue()
+    assert resumed.directory.metrics.read_bytes() == result.directory.metrics.read_bytes()
+    assert (resumed.best_step, resumed.best_mean_iou) == (result.best_step, result.best_mean_iou)
+    expected, found = (checkpoint(r.directory, r.steps) for r in (result, resumed))
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_fresh_starts_over_and_deletes_nothing(finished, tmp_path):
+    shutil.copytree(finished[0].run, tmp_path / "run")
+    short = tiny(training=TINY["training"] | {"epochs": 24})
+    stream = io.StringIO()
+    result = train_fold(short, 1, out=tmp_path / "run", fresh=True, stream=stream)
+    assert not result.was_finished
+    assert "starts" in stream.getvalue()
+    old = tmp_path / "run" / "fold_1.old-1"
+    assert (old / "metrics.jsonl").read_bytes() == result.directory.metrics.read_bytes()
+
+
+def test_a_fold_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="0"):
+        train_fold(tiny(), 3, out=tmp_path / "run")
+
+
+def test_another_method_in_the_same_run_is_refused(finished):
+    with pytest.raises(RunError, match="method was 'feedback-convlstm' and is now 'unet'"):
+        train_fold(tiny(method="unet"), 1, out=finished[0].run)
+
+
+def test_other_images_in_the_same_run_are_refused(finished, tmp_path):
+    shutil.copytree(finished[0].run, tmp_path / "run")
+    description = tmp_path / "run" / "dataset.json"
+    description.write_text(description.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(RunError, match="fingerprint of the data"):
+        train_fold(tiny(), 1, out=tmp_path / "run")
+
+
+def test_a_crop_that_the_levels_cannot_halve_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.crop = 31.* 30 or 32"):
+        train_fold(tiny(data=TINY["data"] | {"crop": 31}), 0, out=tmp_path / "run")
+
+
+def test_initial_weights_come_from_the_best_checkpoint_and_their_shapes_are_checked(finished, tmp_path):
+    result, _ = finished
+    config = tiny(training=TINY["training"] | {"initial_weights": str(result.run), "learning_rate": 1e-12})
+    continued = train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO())
+    old, new = (load_trained_fold(Run(r.run), 1).variables["params"] for r in (result, continued))
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    with pytest.raises(RunError, match=r"initial_weights.* absent"):
+        train_fold(tiny(**{"method": "unet", "training": config_table(result.run)}), 1, out=tmp_path / "unet")
+
+
+def config_table(run):
+    return TINY["training"] | {"initial_weights": str(run)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(method, tmp_path):
+    config = tiny(method=method, training=TINY["training"] | {"epochs": 8, "validate_every": 8, "previews": 0})
+    result = train_fold(config, 0, out=tmp_path / "run", stream=io.StringIO())
+    assert result.steps == 2
+    assert np.isfinite(result.best_mean_iou)
+
+
+def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_name():
+    records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * loop.COLLAPSED_AFTER
+    assert loop._collapsed(records) == ["rare"]
+    assert loop._collapsed(records[:-1]) == []
+    assert loop._collapsed([{"iou": {"a": 0.5, "rare": 0.1, "absent": None}}, *records[1:]]) == []
