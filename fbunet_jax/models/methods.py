@@ -90,8 +90,8 @@ def _build(name: str, settings: ModelConfig, classes: int, channels: int) -> Fee
         )
     if method.rounds == 1 and method.feedback == "image" and settings.feedback not in (None, "image"):
         raise ConfigError(
-            f"method {name!r} has no feedback, so model.feedback = {settings.feedback!r} cannot be. Leave it out, or use "
-            "a feedback method."
+            f"method {name!r} has no feedback, so model.feedback = {settings.feedback!r} cannot be. Leave it out, "
+            "or use a feedback method."
         )
     widths = settings.widths
     if method.widened_to:

@@ -189,10 +189,16 @@ def test_one_round_of_feedback_conv_is_the_plain_unet():
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.rounds == 1])
-@pytest.mark.parametrize("settings", [{"rounds": 2}, {"feedback": "concat"}, {"rounds": 1, "feedback": "replace"}])
-def test_rounds_and_feedback_cannot_be_set_for_methods_of_one_round(method, settings):
-    with pytest.raises(ConfigError, match=rf"method '{method}' has one round.*model\.rounds and model\.feedback"):
-        model_of(method, **settings)
+def test_rounds_cannot_be_set_for_methods_of_one_round(method):
+    with pytest.raises(ConfigError, match=rf"method '{method}' has one round.*model\.rounds = 2"):
+        model_of(method, rounds=2)
+
+
+@pytest.mark.parametrize("method", ["unet", "unet-wide", "ru-net"])
+@pytest.mark.parametrize("feedback", ["concat", "replace"])
+def test_feedback_cannot_be_set_for_methods_without(method, feedback):
+    with pytest.raises(ConfigError, match=rf"method '{method}' has no feedback.*{feedback}"):
+        model_of(method, feedback=feedback)
 
 
 def test_settings_reach_the_network_and_override_the_method():

@@ -20,7 +20,7 @@ from fbunet_jax.training.trained import load_trained_fold
 TINY = {
     "data": {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3},
     "model": {"widths": [2, 3]},
-    # 2 training images in batches of 8: every step draws on several epochs
+    # 3 training images in batches of 8: every step draws on several epochs, which end with steps 1 to 9
     "training": {"epochs": 24, "batch_size": 8, "validate_every": 4, "preview_every": 2},
 }
 
@@ -54,13 +54,13 @@ def test_a_run_directory_holds_everything(finished):
     }
     assert {path.name for path in result.run.iterdir()} == {"config.toml", "dataset.json", "folds.json", "fold_1"}
     assert len(list(result.directory.tensorboard.iterdir())) == 1
-    assert {path.name for path in result.directory.previews.iterdir()} == {
-        *("epoch_00008.png", "epoch_00016.png", "epoch_00024.png")
-    }
+    # of the validations below, every second and the last
+    previews = {"epoch_00009.png", "epoch_00017.png", "epoch_00022.png"}
+    assert {path.name for path in result.directory.previews.iterdir()} == previews
     environment = json.loads(result.directory.environment.read_text())
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == jax.local_device_count()
-    assert text.count("validation IoU") >= 6
+    assert text.count("  validation IoU ") == 5
     assert "goes on" not in text
 
 
@@ -69,9 +69,10 @@ def test_records_are_complete_and_the_best_is_the_largest_validation_iou(finishe
     records = [json.loads(line) for line in result.directory.metrics.read_text().splitlines()]
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
-    assert [record["epoch"] for record in train] == list(range(1, 25))
-    assert [record["epoch"] for record in validation] == [4, 8, 12, 16, 20, 24]
-    assert train[-1]["step"] == validation[-1]["step"] == result.steps == 24 * 2 // 8
+    assert [record["epoch"] for record in train] == [1, 3, 6, 9, 11, 14, 17, 19, 22]
+    assert [record["step"] for record in train] == list(range(1, 10))
+    assert [record["epoch"] for record in validation] == [6, 9, 14, 17, 22]
+    assert train[-1]["step"] == validation[-1]["step"] == result.steps == 24 * 3 // 8
     assert all(np.isfinite(record["loss"]) and len(record["round_losses"]) == 2 for record in train)
     best = max(validation, key=lambda record: record["mean_iou"])
     assert result.best_mean_iou == best["mean_iou"]
@@ -95,7 +96,7 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_like_one_that_was_not(finis
 
     def interrupt(*arguments):
         drawn.append(arguments)
-        if len(drawn) == 2:  # after the record of epoch 16, before its checkpoint
+        if len(drawn) == 2:  # after the record of epoch 17, before its checkpoint
             raise KeyboardInterrupt
 
     monkeypatch.setattr(figures, "draw_curves", interrupt)
@@ -104,7 +105,7 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_like_one_that_was_not(finis
     monkeypatch.undo()
     stream = io.StringIO()
     resumed = train_fold(tiny(), 1, out=tmp_path / "run", stream=stream)
-    assert "goes on at step 3" in stream.getvalue()
+    assert "goes on at step 6" in stream.getvalue()
     assert resumed.directory.metrics.read_bytes() == result.directory.metrics.read_bytes()
     assert (resumed.best_step, resumed.best_mean_iou) == (result.best_step, result.best_mean_iou)
     expected, found = (checkpoint(r.directory, r.steps) for r in (result, resumed))
