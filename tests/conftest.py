@@ -1,13 +1,24 @@
-"""Settings of the whole test session, made before JAX starts: eight simulated devices, Keras on JAX."""
+"""Settings of the whole test session, made before JAX starts.
+
+Eight simulated devices; Keras on JAX; and quick compilation: the networks are tiny, so optimising them costs more
+than it saves, and what is compiled twice, here or in a process that a test starts, comes from a cache.
+"""
 
 import os
+import tempfile
 from pathlib import Path
 
-import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
+_CACHE = tempfile.TemporaryDirectory(prefix="fbunet-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["KERAS_BACKEND"] = "jax"
+
+import jax  # noqa: E402  (after its settings)
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the tests of the models share: strict shapes, quick compilation, and a convolution written out in numpy."""
+"""What the tests of the models share: strict shapes, and a convolution written out in numpy."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module", autouse=True)
-def strict_shapes_and_quick_compilation() -> Iterator[None]:
-    """Refuse silent broadcasts between ranks; the networks are tiny, so optimising them costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def strict_shapes() -> Iterator[None]:
+    """Refuse silent broadcasts between ranks."""
     with jax.numpy_rank_promotion("raise"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,7 @@ def config_table(run):
 def test_every_method_trains(method, tmp_path):
     config = tiny(method=method, training=TINY["training"] | {"epochs": 8, "validate_every": 8, "previews": 0})
     result = train_fold(config, 0, out=tmp_path / "run", stream=io.StringIO())
-    assert result.steps == 2
+    assert result.steps == 3  # 3 training images, 8 epochs, batches of 8
     assert np.isfinite(result.best_mean_iou)
 
 
