@@ -21,15 +21,23 @@ _PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 class FoldLog:
     """The log of one fold. Values that a rerun would repeat go to metrics.jsonl, times to timing.jsonl."""
 
-    def __init__(self, fold: FoldDirectory, *, total_steps: int, first_step: int, stream: TextIO) -> None:
+    def __init__(
+        self, fold: FoldDirectory, *, total_steps: int, first_step: int, batch_size: int, stream: TextIO
+    ) -> None:
         """Open the files; records after `first_step` belong to a lost part of the run and are dropped."""
         self._fold = fold
         self._stream = stream
         _drop_records_after(fold.metrics, first_step)
         self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=first_step + 1)
-        terminal = stream.isatty()
+        self._batch_size = batch_size
         self._bar = tqdm(
-            total=total_steps, initial=first_step, unit="step", file=stream, disable=not terminal, dynamic_ncols=True
+            total=total_steps * batch_size,
+            initial=first_step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            file=stream,
+            disable=not stream.isatty(),
+            dynamic_ncols=True,
         )
 
     def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
@@ -41,9 +49,9 @@ class FoldLog:
         self._tensorboard.flush()
 
     def progress(self, steps: int, text: str) -> None:
-        """Advance the progress bar (on a terminal only)."""
+        """Advance the progress bar (on a terminal only): images a second, time left, and the given text."""
         self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(steps)
+        self._bar.update(steps * self._batch_size)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -107,6 +107,8 @@ class _FoldTraining:
         root = jax.random.fold_in(jax.random.key(config.seed), fold)
         self.init_key, self.step_key = jax.random.split(root)
         self.segment = jax.jit(self._segment)
+        # the latest values, for the progress bar
+        self.loss_text = self.iou_text = ""
 
     def _steps_until(self, epoch: int) -> int:
         return steps_until_epoch(epoch, len(self.setup.epoch), self.config.training.batch_size)
@@ -137,7 +139,13 @@ class _FoldTraining:
         elif config.initial_weights:
             state = initial_weights(Path(config.initial_weights), self.fold, state)
         state, store, validation = replicate((state, setup.train.store, setup.validation.store))
-        with FoldLog(self.directory, total_steps=self.total_steps, first_step=first_step, stream=stream) as log:
+        with FoldLog(
+            self.directory,
+            total_steps=self.total_steps,
+            first_step=first_step,
+            batch_size=config.batch_size,
+            stream=stream,
+        ) as log:
             self._announce(log, first_step)
             previous = 0
             for epoch in self._epochs_with_steps():
@@ -178,10 +186,11 @@ class _FoldTraining:
             running.append(metrics)
             if len(running) > 1:  # one call ahead of the device: never idle, never far from what the bar shows
                 jax.block_until_ready(running.popleft())
-            log.progress(len(steps), f"epoch {epoch}")
+            log.progress(len(steps), f"epoch {epoch}{self.loss_text}{self.iou_text}")
         per_step = [jax.tree.map(lambda value, n=n: value[:n], jax.device_get(metrics)) for metrics, n in collected]
         mean = jax.tree.map(lambda *values: np.concatenate(values).mean(axis=0, dtype=np.float64).tolist(), *per_step)
         seconds = time.perf_counter() - began
+        self.loss_text = f", loss {mean['loss']:.3f}"
         log.record(
             {"kind": "train", "epoch": epoch, "step": last, **mean, "learning_rate": float(self.schedule(last - 1))},
             {"seconds": seconds, "images_per_second": (last - first) * config.batch_size / seconds},
@@ -200,6 +209,7 @@ class _FoldTraining:
         # last: a checkpoint means that everything before it is done
         self.checkpoints.save(state, record["step"], record["mean_iou"])
         classes = ", ".join(f"{name} {_percent(value)}" for name, value in record["iou"].items())
+        self.iou_text = f", IoU {_percent(record['mean_iou'])} ({classes})"
         train, timing = (read_records(path, "train")[-1] for path in (self.directory.metrics, self.directory.timing))
         rate = timing["images_per_second"]
         left = (self.total_steps - record["step"]) * self.config.training.batch_size / rate
