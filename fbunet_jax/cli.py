@@ -1,6 +1,10 @@
 """The commands: parse, call, print. Heavy modules are imported when a command needs them, so that --help is quick."""
 
+import logging
 import os
+import shlex
+import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -68,6 +72,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         return 0 if argv else EXIT_USER_ERROR
     name, *options = argv
     debug = "--debug" in options
+    if not debug:  # Orbax logs, with tracebacks, what it also raises
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         if name not in COMMANDS:
             raise ConfigError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n{_usage()}")
@@ -75,10 +81,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt:
-        return _failed("Interrupted. The same command goes on from the last checkpoint.", EXIT_INTERRUPTED, debug)
+        again = " The same command goes on from the last checkpoint." if name == "train" else ""
+        return _failed(f"Interrupted.{again}", EXIT_INTERRUPTED, debug)
     except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        message = f"Error: {error.filename or 'a file'}: {error.strerror or error}. Free space or mend the permissions."
+        return _failed(message, EXIT_USER_ERROR, debug)
     except Exception as error:
         message = (
             f"Internal error, please report: {type(error).__name__}: {error}\nAttach the command, the run's "
@@ -103,6 +113,8 @@ def train(options: Sequence[str], prog: str) -> int:
     """Train folds of one method, or go on with them."""
     defaults = Train(settings=load_config(_given_config(options)))
     arguments = tyro.cli(Train, args=options, default=defaults, prog=prog)
+    # as Ctrl-C does: the lock is released, so that a preempted job can start elsewhere at once
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     config = arguments.settings
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.training.loop import train_fold
@@ -117,7 +129,7 @@ def train(options: Sequence[str], prog: str) -> int:
             f"  checkpoints  {result.directory.checkpoints}\n"
             f"  curves       {result.directory.curves}\n"
             f"  previews     {result.directory.previews}\n"
-            f"Next: {'python evaluate.py' if prog == 'train.py' else 'fbunet evaluate'} {result.run} --fold {fold}"
+            f"Next: {_command('evaluate', prog)} {shlex.quote(str(result.run))} --fold {fold}"
         )
     return 0
 
@@ -156,6 +168,19 @@ def parse_folds(text: str, count: int) -> list[int]:
     if not text.isdecimal() or int(text) >= count:
         raise ConfigError(f"--fold {text}: expected a number from 0 to {count - 1}, or all.")
     return [int(text)]
+
+
+def _command(name: str, prog: str) -> str:
+    """Return how the user calls a command, after the way in which this one was called."""
+    if not prog.endswith(".py"):
+        return f"fbunet {name}"
+    # not resolved: a virtual environment's interpreter is a link to that of the system, and yet another one
+    interpreter = Path(sys.executable)
+    if shutil.which("python") == sys.executable:
+        interpreter = Path("python")
+    elif interpreter.is_relative_to(Path.cwd()):
+        interpreter = interpreter.relative_to(Path.cwd())
+    return shlex.join([str(interpreter), str(Path(sys.argv[0]).with_name(f"{name}.py"))])
 
 
 def _given_config(options: Sequence[str]) -> str:

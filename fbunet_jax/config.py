@@ -11,10 +11,11 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 import typeguard
+import tyro
 
 from fbunet_jax.errors import ConfigError, did_you_mean
 
@@ -70,7 +71,7 @@ class DataConfig:
     """folder: class names and the value of each in the label files, in class order (or in dataset.toml)."""
     ignore_value: int | None = None
     """folder: value of unlabelled pixels in the label files, which count neither in the loss nor in any metric."""
-    axes: str = ""
+    axes: Annotated[str, tyro.conf.arg(aliases=("--axes",))] = ""
     """folder: order of the axes of files with more than two dimensions, such as YXC or ZYX."""
     group_pattern: str = ""
     """folder: regular expression on the file's stem; what it captures names the group that stays in one part of

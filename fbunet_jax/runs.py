@@ -123,9 +123,9 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
     if differences:
         raise RunError(
             f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue "
-            "it, or another --out for a new run."
+            "it (only the epochs of a constant schedule can grow), or another --out for a new run."
         )
-    if before.training.epochs != config.training.epochs:
+    if before != config:
         write_atomically(run.config, to_toml(config))
     return run
 
@@ -192,7 +192,9 @@ def set_aside(fold: FoldDirectory) -> Path:
     number = 1
     while (target := fold.path.with_name(f"{fold.path.name}.old-{number}")).exists():
         number += 1
-    return fold.path.rename(target)
+    fold.path.rename(target)
+    FoldDirectory(target).lock.unlink(missing_ok=True)
+    return target
 
 
 @contextlib.contextmanager

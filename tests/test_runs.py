@@ -150,7 +150,7 @@ def test_other_data_are_refused(tmp_path, changes):
 def test_what_does_not_change_a_result_may_change(tmp_path, config):
     open_run(tmp_path)
     open_run(tmp_path, config)
-    assert Run(tmp_path).read_config() == Config()
+    assert Run(tmp_path).read_config() == config
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,13 @@ def _check_values(values: Counter[int], description: Description, folder: Path) 
     classes = description.classes
     known = {*classes.values(), description.ignore_value}
     unknown = sorted(set(values) - known)
+    absent = [name for name, value in classes.items() if value not in values]
+    if not unknown and absent:
+        raise DataError(
+            f"The files in {folder} hold the values {sorted(values)}, so nothing could be learnt about "
+            f"{', '.join(absent)} of classes = {_toml(classes)} (ignore_value = {description.ignore_value}). Mend the "
+            "values in classes, or take out what is not in the images."
+        )
     if not unknown:
         return
     shown = ", ".join(f"{value} ({values[value]} pixels)" for value in unknown[:12])

@@ -48,12 +48,7 @@ def fit_normalisation(kind: str, images: Sequence[NDArray]) -> Normalisation:
     if kind != "standardise":
         return Normalisation(kind)
     channels = images[0].shape[-1]
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for image in images:
-        pixels = image.reshape(-1, channels).astype(np.float64)
-        count += len(pixels)
-        total += pixels.sum(axis=0)
-        squares += np.square(pixels).sum(axis=0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    count = sum(image.size // channels for image in images)
+    mean = sum(image.sum(axis=(0, 1), dtype=np.float64) for image in images) / count
+    deviation = np.sqrt(sum(np.square(image - mean).sum(axis=(0, 1)) for image in images) / count)
     return Normalisation(kind, tuple(mean.tolist()), tuple(deviation.tolist()))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import FORMAT, Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
-from fbunet_jax.errors import RunError
+from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import Run, read_json, write_atomically
 from fbunet_jax.training.parallel import MappedEvaluation, replicate
@@ -52,7 +52,10 @@ def evaluate(
         raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
     if root:
         config = replace(config, data=replace(config.data, root=root))
-    dataset = load_dataset(config.data)
+    try:
+        dataset = load_dataset(config.data)
+    except DataError as error:
+        raise DataError(f"{error} If the data set has moved, give its folder with --data-root.") from error
     if describe(dataset)["fingerprint"] != opened.read_dataset()["fingerprint"]:
         raise RunError(
             f"The images in {config.data.root or 'the synthetic data set'} are not those that {run} was trained with. "
@@ -69,7 +72,7 @@ def evaluate(
 
 def _evaluate_fold(run: Run, config: Config, dataset: Dataset, fold: int, split: str) -> Evaluation:
     trained = load_trained_fold(run, fold)
-    items = part_items(run, dataset, fold)[split]
+    items = part_items(config, run, dataset, fold)[split]
     part = make_part(dataset, items, trained.normalisation, config.data.crop)
     mapped = MappedEvaluation(trained.model, tile=config.data.crop, batch_size=config.training.batch_size)
     variables, store = replicate((trained.variables, part.store))
@@ -151,7 +154,9 @@ def table(evaluation: Mapping[str, Any]) -> str:
             + (f" ({_percent(pick(entry['rounds'][0]))})" if len(entry["rounds"]) > 1 else "")
             for entry in folds
         ]
-        rows.append([name, *cells, _percent(pick(evaluation["mean"])), _percent(pick(evaluation["std"]))])
+        firsts = [value for entry in folds if (value := pick(entry["rounds"][0])) is not None]
+        mean = _percent(pick(evaluation["mean"])) + (f" ({_percent(_mean(firsts))})" if several else "")
+        rows.append([name, *cells, mean, _percent(pick(evaluation["std"]))])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     note = f"Last round (first round in brackets); split: {evaluation['split']}." if several else ""
@@ -162,6 +167,10 @@ def missing_folds(evaluation: Mapping[str, Any], folds: int) -> list[int]:
     """Return the folds that an evaluation lacks."""
     present = {entry["fold"] for entry in evaluation["folds"]}
     return [fold for fold in range(folds) if fold not in present]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _number(value: float) -> float | None:

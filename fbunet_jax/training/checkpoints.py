@@ -63,7 +63,8 @@ class FoldCheckpoints:
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise RunError(
                 f"The checkpoint of step {step} in {self._manager.directory} cannot be restored: {_first_line(error)}. "
-                "Remove that step's folder to go on from the one before it."
+                "If the folder is complete, use the version that wrote it (environment.json); if it is damaged, move "
+                "that step's folder away to use another."
             ) from error
 
     def close(self) -> None:

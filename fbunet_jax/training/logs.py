@@ -27,7 +27,8 @@ class FoldLog:
         """Open the files; records after `first_step` belong to a lost part of the run and are dropped."""
         self._fold = fold
         self._stream = stream
-        _drop_records_after(fold.metrics, first_step)
+        for records in (fold.metrics, fold.timing):
+            _drop_records_after(records, first_step)
         self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=first_step + 1)
         self._batch_size = batch_size
         self._bar = tqdm(

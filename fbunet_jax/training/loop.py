@@ -1,9 +1,10 @@
 """Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
 
+import itertools
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -18,7 +19,7 @@ from fbunet_jax.data.sampling import batch_items, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import RunError
 from fbunet_jax.metrics import iou, mean_iou
-from fbunet_jax.runs import FoldDirectory, default_path, fold_lock, set_aside
+from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.logs import FoldLog, default_stream, read_records, write_environment
 from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, check_batch_size, replicate
@@ -75,22 +76,29 @@ def train_fold(
       UserError: settings, data or run directory do not fit; the message says what to do.
     """
     stream = stream or default_stream()
+    if config.data.root:  # absolute in the run's config.toml, which is read from other folders too
+        root = str(Path(config.data.root).expanduser().absolute())
+        config = replace(config, data=replace(config.data, root=root))
     check_batch_size(config.training.batch_size, jax.local_device_count())
     dataset = load_dataset(config.data)
-    run = open_run(config, dataset, Path(out) if out else default_path(config))
+    run = Run(Path(out).expanduser() if out else default_path(config))
+    # Everything that can be wrong with the settings is found before the run directory holds them.
     setup = set_up_fold(config, dataset, run, fold)
+    total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
+    learning_rate_schedule(config.training, total_steps)
+    weights = initial_weights(config, fold, setup.model, setup.train.store.pixels.shape[-1])
+    open_run(config, dataset, run)
     directory = run.fold(fold)
     if fresh and directory.path.exists():
-        with fold_lock(directory):
-            pass  # nobody else may be training what is set aside
-        set_aside(directory)
+        with fold_lock(directory):  # nobody else may be training what is set aside
+            set_aside(directory)
     with fold_lock(directory), FoldCheckpoints(directory.checkpoints) as checkpoints:
         training = _FoldTraining(config, fold, setup, directory, checkpoints)
         was_finished = checkpoints.latest_step() == training.total_steps
         if not was_finished:
             write_environment(directory, sys.argv)
             save_inputs(directory, setup.normalisation)
-            training.run(stream)
+            training.run(weights, stream)
         return training.result(run.path, was_finished)
 
 
@@ -109,6 +117,7 @@ class _FoldTraining:
         self.segment = jax.jit(self._segment)
         # the latest values, for the progress bar
         self.loss_text = self.iou_text = ""
+        self.validation_store: ImageStore | None = None
 
     def _steps_until(self, epoch: int) -> int:
         return steps_until_epoch(epoch, len(self.setup.epoch), self.config.training.batch_size)
@@ -118,8 +127,8 @@ class _FoldTraining:
         epochs = range(1, self.config.training.epochs + 1)
         return [epoch for epoch in epochs if self._steps_until(epoch) > self._steps_until(epoch - 1)]
 
-    def run(self, stream: TextIO) -> None:
-        """Train to the last epoch."""
+    def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
+        """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
         config, setup = self.config.training, self.setup
         optimizer = make_optimizer(config, self.total_steps)
         train_step = make_train_step(setup.model, optimizer, setup.class_weights, config.round_weight)
@@ -136,9 +145,10 @@ class _FoldTraining:
         first_step = self.checkpoints.latest_step() or 0
         if first_step:
             state = self.checkpoints.restore(first_step, state)
-        elif config.initial_weights:
-            state = initial_weights(Path(config.initial_weights), self.fold, state)
+        elif weights:
+            state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
         state, store, validation = replicate((state, setup.train.store, setup.validation.store))
+        self.validation_store = validation
         with FoldLog(
             self.directory,
             total_steps=self.total_steps,
@@ -188,6 +198,7 @@ class _FoldTraining:
                 jax.block_until_ready(running.popleft())
             log.progress(len(steps), f"epoch {epoch}{self.loss_text}{self.iou_text}")
         per_step = [jax.tree.map(lambda value, n=n: value[:n], jax.device_get(metrics)) for metrics, n in collected]
+        self._check_finite(first, per_step)
         mean = jax.tree.map(lambda *values: np.concatenate(values).mean(axis=0, dtype=np.float64).tolist(), *per_step)
         seconds = time.perf_counter() - began
         self.loss_text = f", loss {mean['loss']:.3f}"
@@ -196,6 +207,18 @@ class _FoldTraining:
             {"seconds": seconds, "images_per_second": (last - first) * config.batch_size / seconds},
         )
         return state
+
+    def _check_finite(self, first: int, per_step: list[dict[str, np.ndarray]]) -> None:
+        """Raise a RunError at the first step whose loss or gradient is not finite; nothing of it has been saved."""
+        sums = np.concatenate([metrics["loss"] + metrics["gradient_norm"] for metrics in per_step])
+        if not np.isfinite(sums).all():
+            step = first + int(np.argmin(np.isfinite(sums)))
+            rate = float(self.schedule(step))
+            raise RunError(
+                f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
+                f"{rate:.2g}. The checkpoints from before it are kept. Try a lower --training.learning_rate or "
+                "--training.gradient_clip 1, in a new run (--out)."
+            )
 
     def _validate(self, epoch: int, state: TrainState, evaluate: MappedEvaluation, store: Any, log: FoldLog) -> None:
         """Validate, record, save, and tell."""
@@ -217,10 +240,10 @@ class _FoldTraining:
             f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
             f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {_duration(left)} left"
         )
-        for name in _collapsed(validations):
+        for name, count in _collapsed(validations, record["step"] == self.total_steps).items():
             log.line(
-                f"Warning: the validation IoU of class {name!r} has been 0 in all {COLLAPSED_AFTER} validations so "
-                "far. Rare classes can collapse: try another --seed, --training.class_weights, or more images of it."
+                f"Warning: the validation IoU of class {name!r} has been 0 in the last {count} validations. Rare "
+                "classes can collapse: try another --seed, --training.class_weights, or more images of it."
             )
 
     def _validation_record(self, epoch: int, confusion: np.ndarray) -> dict[str, Any]:
@@ -240,7 +263,7 @@ class _FoldTraining:
         figures.draw_curves(self.directory.curves, train, validation, self.setup.class_names)
         tiles = self._preview_tiles()
         if len(tiles):
-            image, label, rounds = jax.device_get(self.segment(state.variables, self.setup.validation.store, tiles))
+            image, label, rounds = jax.device_get(self.segment(state.variables, self.validation_store, tiles))
             path = self.directory.previews / f"epoch_{epoch:05d}.png"
             figures.draw_previews(path, image, label, rounds, self.setup.class_names)
 
@@ -268,11 +291,18 @@ class _FoldTraining:
         return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, by_class, was_finished)
 
 
-def _collapsed(validations: list[dict[str, Any]]) -> list[str]:
-    """Return the classes whose IoU was 0 in each of the first COLLAPSED_AFTER validations, at the last of these."""
-    if len(validations) != COLLAPSED_AFTER:
-        return []
-    return [name for name in validations[0]["iou"] if all(record["iou"][name] == 0 for record in validations)]
+def _collapsed(validations: list[dict[str, Any]], is_last: bool) -> dict[str, int]:
+    """Return the classes to warn about now, with the number of latest validations in which their IoU was 0.
+
+    That is once, when COLLAPSED_AFTER of them are reached, and again at the end of the run, however many they are.
+    """
+    found = {}
+    for name in validations[-1]["iou"]:
+        zeros = [record["iou"][name] == 0 for record in reversed(validations)]
+        count = len(list(itertools.takewhile(bool, zeros)))
+        if count == COLLAPSED_AFTER or (is_last and count):
+            found[name] = count
+    return found
 
 
 def _percent(value: float | None) -> str:

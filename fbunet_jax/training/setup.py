@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,11 +62,11 @@ class FoldSetup:
     missing_classes: tuple[str, ...]
 
 
-def open_run(config: Config, dataset: Dataset, out: Path) -> Run:
+def open_run(config: Config, dataset: Dataset, run: Run) -> None:
     """Create the run directory of a configuration, or check that an existing one has the same settings and data."""
     folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
-    description = describe(dataset)
-    return create_or_open(out, config, folds=folds_to_json(folds, config.data.fold_scheme), dataset=description)
+    text = folds_to_json(folds, config.data.fold_scheme)
+    create_or_open(run.path, config, folds=text, dataset=describe(dataset))
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -84,10 +83,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def part_items(run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:
-    """Return the item indices of ``train``, ``validation`` and ``test`` of one fold, read from the run."""
-    folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
-    check_folds(folds, dataset.groups, str(run.folds))
+def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:
+    """Return the item indices of ``train``, ``validation`` and ``test`` of one fold.
+
+    They are those of the run; a run that does not exist yet will have those of the configuration.
+    """
+    if run.folds.exists():
+        folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
+        check_folds(folds, dataset.groups, str(run.folds))
+    else:
+        folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
     return fold_items(dataset.groups, select_fold(folds, fold))
 
 
@@ -98,12 +103,12 @@ def make_part(dataset: Dataset, items: NDArray[np.intp], normalisation: Normalis
 
 
 def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSetup:
-    """Prepare one fold.
+    """Prepare one fold; nothing is written.
 
     Raises:
       UserError: the fold does not exist, or settings and data do not fit each other.
     """
-    items = part_items(run, dataset, fold)
+    items = part_items(config, run, dataset, fold)
     check_crop(config)
     classes = len(dataset.class_names)
     model = build_model(config, classes=classes, channels=dataset.images[0].shape[-1])

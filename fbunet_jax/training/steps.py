@@ -58,14 +58,14 @@ def make_train_step(
             sums, count = round_losses(logits, batch["label"], class_weights)
             # The mean over devices of sum / (mean count) is the global sum / global count.
             losses = sums / jnp.maximum(mean_over_devices(count.astype(sums.dtype)), 1)
-            return jnp.dot(losses, weights.astype(losses.dtype)), (losses, updates["batch_stats"])
+            return (losses * weights.astype(losses.dtype)).sum(), (losses, updates["batch_stats"])
 
         gradients, (losses, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
         gradients, losses = mean_over_devices((gradients, losses))
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": jnp.dot(losses, weights.astype(losses.dtype)),
+            "loss": (losses * weights.astype(losses.dtype)).sum(),
             "round_losses": losses,
             "gradient_norm": optax.tree.norm(gradients),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from fbunet_jax.config import Config
 from fbunet_jax.data.normalisation import Normalisation
@@ -82,23 +83,28 @@ def load_trained_fold(run: Run, fold: int) -> TrainedFold:
 
 
 def abstract_state(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
-    """Return shapes and types of a training state."""
+    """Return shapes and types of a training state on one local device, wherever it was saved."""
     variables = abstract_variables(model, channels)
     # the schedule's length does not change the shape of the optimiser's state
     optimizer = make_optimizer(config.training, total_steps=2**30)
     optimizer_state = jax.eval_shape(optimizer.init, variables["params"])
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    return TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)
+    state = TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
 
 
-def initial_weights(path: Path, fold: int, state: TrainState) -> TrainState:
-    """Return the state with the best weights of the same fold of another run.
+def initial_weights(config: Config, fold: int, model: FeedbackUNet, channels: int) -> dict[str, Any] | None:
+    """Return the variables that the best checkpoint of the same fold of `training.initial_weights` holds, if any.
 
     Raises:
       RunError: the run or the fold is missing, or the shapes differ (the first difference is named).
     """
-    old = load_trained_fold(Run(path), fold)
-    expected = _shapes(state.variables)
+    path = config.training.initial_weights
+    if not path:
+        return None
+    old = load_trained_fold(Run(Path(path)), fold)
+    expected = _shapes(abstract_variables(model, channels))
     found = _shapes(old.variables)
     for name in sorted(expected | found):
         if expected.get(name) != found.get(name):
@@ -106,7 +112,7 @@ def initial_weights(path: Path, fold: int, state: TrainState) -> TrainState:
                 f"training.initial_weights = {path}: {name} is {found.get(name, 'absent')} there and "
                 f"{expected.get(name, 'absent')} here. Use the method, widths, classes and channels of that run."
             )
-    return state._replace(params=old.variables["params"], batch_stats=old.variables["batch_stats"])
+    return old.variables
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +42,9 @@ def test_training_ends_with_where_things_are_and_what_to_type_next(trained):
     for path in (fold / "checkpoints", fold / "curves.png", fold / "previews"):
         assert (folder / path).exists()
         assert str(path) in text
-    next_command = text[text.index("Next: python ") :].split()[2:]
-    output = run(*next_command[:2], *next_command[2:], cwd=folder)
+    interpreter, script, *options = shlex.split(text[text.index("Next: ") :].splitlines()[0])[1:]
+    assert interpreter in (sys.executable, "python")
+    output = run(script, *options, cwd=folder)
     assert "Missing: fold 1, 2 of 3" in output
     assert "synapse" in output
     evaluation = json.loads((folder / fold.parent / "evaluation.json").read_text())
@@ -51,6 +54,22 @@ def test_training_ends_with_where_things_are_and_what_to_type_next(trained):
 def test_the_same_command_again_does_nothing_and_says_so(trained):
     folder, _ = trained
     assert "was finished already" in run("train.py", "--fold", 0, *SMALL, cwd=folder)
+
+
+def test_sigterm_releases_the_fold_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "--training.epochs", "100000", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 1/"):
+                assert (tmp_path / "run/fold_0/lock").exists()
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "goes on from the last checkpoint" in rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "run/fold_0/lock").exists()
 
 
 def test_a_seed_has_a_run_of_its_own(trained):

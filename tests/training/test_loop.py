@@ -10,7 +10,7 @@ import pytest
 
 from fbunet_jax import figures
 from fbunet_jax.config import METHODS, load_config
-from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
 from fbunet_jax.training import loop
 from fbunet_jax.training.checkpoints import FoldCheckpoints
@@ -173,6 +173,35 @@ def test_every_method_trains(method, tmp_path):
 
 def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_name():
     records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * loop.COLLAPSED_AFTER
-    assert loop._collapsed(records) == ["rare"]
-    assert loop._collapsed(records[:-1]) == []
-    assert loop._collapsed([{"iou": {"a": 0.5, "rare": 0.1, "absent": None}}, *records[1:]]) == []
+    well = [{"iou": {"a": 0.5, "rare": 0.1, "absent": None}}]
+    assert loop._collapsed(records, is_last=False) == {"rare": loop.COLLAPSED_AFTER}
+    assert loop._collapsed(well + records, is_last=False) == {"rare": loop.COLLAPSED_AFTER}
+    assert loop._collapsed(records[:-1], is_last=False) == loop._collapsed(records + well, is_last=True) == {}
+    assert loop._collapsed(records * 2, is_last=False) == {}
+    assert loop._collapsed(well + records[:2], is_last=True) == {"rare": 2}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_checkpoint_of_it(tmp_path):
+    settings = TINY["training"] | {"learning_rate": 1e30, "schedule": "constant"}
+    with pytest.raises(RunError, match=r"not finite at step \d+ of fold 0, with learning rate 1e\+30.*gradient_clip"):
+        train_fold(tiny(training=settings), 0, out=tmp_path / "run", stream=io.StringIO())
+    assert "NaN" not in (tmp_path / "run/fold_0/metrics.jsonl").read_text()
+
+
+def test_a_setting_that_is_refused_leaves_no_run_directory(tmp_path):
+    for change in (
+        {"data": TINY["data"] | {"crop": 31}},
+        {"model": TINY["model"] | {"feedback": "concat"}, "method": "unet"},
+        {"training": TINY["training"] | {"class_weights": [1.0]}},
+        {"training": TINY["training"] | {"warmup_steps": 3}},
+        {"training": TINY["training"] | {"initial_weights": str(tmp_path / "nowhere")}},
+    ):
+        with pytest.raises(UserError):
+            train_fold(tiny(**change), 0, out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_weights_saved_on_eight_devices_are_read_on_one(finished):
+    result, _ = finished
+    trained = load_trained_fold(Run(result.run), 1)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(trained.variables)} == {1}
