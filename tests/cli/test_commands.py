@@ -61,7 +61,7 @@ def test_sigterm_releases_the_fold_and_says_how_to_go_on(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
-            if line.startswith("epoch 1/"):
+            if line.startswith("epoch 2/"):
                 assert (tmp_path / "run/fold_0/lock").exists()
                 process.send_signal(signal.SIGTERM)
                 break
@@ -100,7 +100,7 @@ def test_evaluating_a_folder_that_is_no_run_gets_a_sentence(tmp_path):
     assert "is not a run directory" in run("evaluate.py", tmp_path, cwd=tmp_path, check=2)
 
 
-def write_folder(root, sizes, channels=1):
+def write_folder(root, sizes):
     """Write a folder data set whose two classes are dark and bright, as 16-bit TIFF and 8-bit PNG."""
     random = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
@@ -108,7 +108,7 @@ def write_folder(root, sizes, channels=1):
     for number, size in enumerate(sizes):
         label = np.kron(random.integers(0, 2, (size[0] // 8 + 1, size[1] // 8 + 1)), np.ones((8, 8)))
         label = label[: size[0], : size[1]].astype(np.uint8)
-        image = 5000 + 20000 * label + random.normal(0, 3000, size)
+        image = 5000 + 20000.0 * label + random.normal(0, 3000, size)
         tifffile.imwrite(root / "images" / f"{number:02}.tif", image.clip(0, 65535).astype(np.uint16))
         Image.fromarray(label * 9).save(root / "labels" / f"{number:02}.png")
     (root / "dataset.toml").write_text("classes = { dark = 0, bright = 9 }\n")

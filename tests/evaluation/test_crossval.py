@@ -86,9 +86,9 @@ def test_the_table_shows_classes_by_folds_with_both_rounds():
     entries = [{"fold": 3, "step": 1, "images": 1, **last, "rounds": [first, last]}]
     lines = table(pool(("x", "long name"), "validation", entries)).splitlines()
     assert lines[0].split() == ["IoU", "in", "%", "fold", "3", "mean", "std"]
-    assert lines[1].split() == ["x", "75.0", "(50.0)", "75.0", "n/a"]
-    assert lines[2].split() == ["long", "name", "n/a", "(0.0)", "n/a", "n/a"]
-    assert lines[3].split() == ["mean", "75.0", "(25.0)", "75.0", "n/a"]
+    assert lines[1].split() == ["x", "75.0", "(50.0)", "75.0", "(50.0)", "n/a"]
+    assert lines[2].split() == ["long", "name", "n/a", "(0.0)", "n/a", "(0.0)", "n/a"]
+    assert lines[3].split() == ["mean", "75.0", "(25.0)", "75.0", "(25.0)", "n/a"]
 
 
 @pytest.fixture(scope="module")
