@@ -1,4 +1,4 @@
-"""Train a fold: python train.py --fold 0. See python train.py --help, or fbunet_jax/cli.py."""
+"""Train a fold: python train.py --fold 0. See python train.py --help, or fbunet_jax/cli/train.py."""
 
 import sys
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from fbunet_jax.cli import Evaluate, main
+from fbunet_jax.cli import COMMANDS, main
 from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config, to_table
 from fbunet_jax.models.methods import build_model, count_parameters
 from fbunet_jax.runs import FoldDirectory, default_path
@@ -34,16 +34,17 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """Return every call of train.py and evaluate.py in the code blocks of a page or the header of a configuration."""
+    """Return every call of a command in the code blocks of a page or the header of a configuration."""
     if path.suffix == ".toml":
         lines = [line.removeprefix("#") for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     else:
         lines = [line for block in code_blocks(path, "bash") for line in block.splitlines()]
     calls = []
     for part in (part for line in lines for part in line.split("&&")):
-        if re.match(r"\s*(\S*python\S* )?(train|evaluate)\.py ", part):
-            words = shlex.split(part.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
-            calls.append([word for word in words if "python" not in word])
+        if call := re.match(r"\s*(?:(?:\S*python\S* )?(\w+)\.py|(?:\S*/)?fbunet (\w+))(.*)", part):
+            script, subcommand, rest = call.groups()
+            options = shlex.split(rest.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
+            calls.append([script or subcommand, *options])
     return calls
 
 
@@ -82,11 +83,12 @@ def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(loop, "train_fold", pretend)
     monkeypatch.chdir(ROOT)
-    for script, *options in commands(text):
-        if script == "train.py":
+    for command, *options in commands(text):
+        if command == "train":
             assert main(["train", *options]) == 0
         else:
-            tyro.cli(Evaluate, args=options)
+            assert command in COMMANDS
+            tyro.cli(importlib.import_module(f"fbunet_jax.cli.{command}").Arguments, args=options)
 
 
 def test_the_commands_are_found() -> None:
@@ -95,7 +97,7 @@ def test_the_commands_are_found() -> None:
 
 
 def test_every_option_that_is_mentioned_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("train", "evaluate"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
     known = set(OPTION.findall(capsys.readouterr().out))

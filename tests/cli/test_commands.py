@@ -56,10 +56,17 @@ def test_the_same_command_again_does_nothing_and_says_so(trained):
     assert "was finished already" in run("train.py", "--fold", 0, *SMALL, cwd=folder)
 
 
-def test_sigterm_releases_the_fold_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("interrupt", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigterm_releases_the_fold_and_says_how_to_go_on(interrupt, tmp_path):
+    """Also in a background job of a shell without job control, which starts with SIGINT ignored."""
     command = [sys.executable, str(ROOT / "train.py"), *SMALL, "--training.epochs", "100000", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    before = signal.signal(signal.SIGINT, interrupt)  # which the process inherits
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         for line in process.stderr:
             if line.startswith("epoch 2/"):
                 assert (tmp_path / "run/fold_0/lock").exists()

@@ -1,0 +1,76 @@
+"""The commands: parse, call, print. One file a command; heavy modules are imported when a command needs them."""
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from fbunet_jax.errors import ConfigError, UserError, did_you_mean
+
+EXIT_USER_ERROR = 2
+EXIT_INTERNAL_ERROR = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+COMMANDS = ("train", "evaluate")
+"""In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run a command.
+
+    Args:
+      argv: command and options; those of the process by default.
+      prog: what --help calls the program.
+
+    Returns:
+      The exit code: 0, 2 for a user's mistake, 70 for a fault of the program, 130 when interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else EXIT_USER_ERROR
+    name, *options = argv
+    debug = "--debug" in options
+    if not debug:  # Orbax logs, with tracebacks, what it also raises
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n{_usage()}")
+        return _module(name).command(options, prog or f"fbunet {name}")
+    except UserError as error:
+        return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
+    except KeyboardInterrupt:
+        again = " The same command goes on from the last checkpoint." if name == "train" else ""
+        return _failed(f"Interrupted.{again}", EXIT_INTERRUPTED, debug)
+    except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        message = f"Error: {error.filename or 'a file'}: {error.strerror or error}. Free space or mend the permissions."
+        return _failed(message, EXIT_USER_ERROR, debug)
+    except Exception as error:
+        message = (
+            f"Internal error, please report: {type(error).__name__}: {error}\nAttach the command, the run's "
+            "config.toml and environment.json, and what the same command prints with --debug."
+        )
+        return _failed(message, EXIT_INTERNAL_ERROR, debug)
+
+
+def _failed(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return code
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"fbunet_jax.cli.{name}")
+
+
+def _usage() -> str:
+    lines = [f"  {name:10} {_module(name).Arguments.__doc__.splitlines()[0]}" for name in COMMANDS]
+    return "usage: fbunet COMMAND [OPTIONS]; fbunet COMMAND --help lists the options\n\n" + "\n".join(lines)

@@ -1,0 +1,46 @@
+"""``fbunet evaluate``: a run's folds on their test or validation part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fbunet_jax.cli.options import parse_folds
+from fbunet_jax.runs import Run
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate the best checkpoint of every fold and print IoU by class, fold and round."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run directory, such as runs/quickstart/feedback-convlstm."""
+    fold: str = "all"
+    """Which fold: 0, 1, ..., or all that are trained."""
+    split: Literal["test", "validation"] = "test"
+    """Which part of each fold."""
+    data_root: str = ""
+    """Folder of the data set, where it is no longer where the run found it."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def command(options: Sequence[str], prog: str) -> int:
+    """Evaluate a run's folds on their test or validation part."""
+    arguments = tyro.cli(Arguments, args=options, prog=prog)
+    from fbunet_jax.evaluation import crossval
+
+    run = Run(Path(arguments.run))
+    count = run.read_config().data.folds
+    folds = None if arguments.fold == "all" else parse_folds(arguments.fold, count)
+    evaluation = crossval.evaluate(
+        arguments.run, folds, split=arguments.split, root=arguments.data_root, tell=lambda line: print(line, flush=True)
+    )
+    print(crossval.table(evaluation))
+    if missing := crossval.missing_folds(evaluation, count):
+        present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
+        print(f"Missing: fold {', '.join(map(str, missing))} of {count}; mean and std are over fold {present} only.")
+    print(f"Written: {run.evaluation(arguments.split)}")
+    return 0

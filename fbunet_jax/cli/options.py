@@ -1,0 +1,50 @@
+"""What several commands share: the words of folds and configurations, and how the user calls a command."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fbunet_jax.errors import ConfigError
+
+
+def parse_folds(text: str, count: int) -> list[int]:
+    """Return the folds that "all" or a number names.
+
+    Raises:
+      ConfigError: neither, or a number outside 0 ... count - 1.
+    """
+    if text == "all":
+        return list(range(count))
+    if not text.isdecimal() or int(text) >= count:
+        raise ConfigError(f"--fold {text}: expected a number from 0 to {count - 1}, or all.")
+    return [int(text)]
+
+
+def given_config(options: Sequence[str], default: str) -> str:
+    """Return what --config names, before the other options are parsed over it."""
+    for index, option in enumerate(options):
+        if option.startswith("--config="):
+            return option.removeprefix("--config=")
+        if option == "--config" and index + 1 < len(options):
+            return options[index + 1]
+    return default
+
+
+def spelled(name: str, prog: str) -> str:
+    """Return how the user calls another command, after the way in which this one was called.
+
+    Args:
+      name: of the other command.
+      prog: what this one was called, such as "train.py" or "fbunet train".
+    """
+    if not prog.endswith(".py"):
+        return f"fbunet {name}"
+    # not resolved: a virtual environment's interpreter is a link to that of the system, and yet another one
+    interpreter = Path(sys.executable)
+    if shutil.which("python") == sys.executable:
+        interpreter = Path("python")
+    elif interpreter.is_relative_to(Path.cwd()):
+        interpreter = interpreter.relative_to(Path.cwd())
+    return shlex.join([str(interpreter), str(Path(sys.argv[0]).with_name(f"{name}.py"))])
