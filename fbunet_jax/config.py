@@ -41,14 +41,16 @@ METHODS = (
 """The names of the methods; `fbunet_jax.models.methods` says what each one is."""
 
 FeedbackMode = Literal["replace", "concat", "image"]
+Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are cut, normalised, and divided into folds."""
 
-    layout: Literal["synthetic", "drosophila-vnc", "folder"] = "synthetic"
-    """Where the images come from: made by the program, the published Drosophila folder, or your own folder."""
+    layout: Layout = "synthetic"
+    """Where the images come from: made by the program, the published Drosophila folder, your own folder, or a raw
+    folder of nnU-Net."""
     root: str = ""
     """Folder of the data set (not used by the synthetic layout)."""
     cut: int = 0
@@ -68,14 +70,14 @@ class DataConfig:
     glia: Literal["membrane", "cytoplasm"] = "membrane"
     """drosophila-vnc: the class of glia, which the published mask folders count as membrane."""
     classes: dict[str, int] = field(default_factory=dict)
-    """folder: class names and the value of each in the label files, in class order (or in dataset.toml)."""
+    """folder, nnunet: class names and the value of each in the label files, in class order (or in dataset.toml)."""
     ignore_value: int | None = None
-    """folder: value of unlabelled pixels in the label files, which count neither in the loss nor in any metric."""
+    """folder, nnunet: value of unlabelled pixels in the label files, which count in no loss and no metric."""
     axes: Annotated[str, tyro.conf.arg(aliases=("--axes",))] = ""
-    """folder: order of the axes of files with more than two dimensions, such as YXC or ZYX."""
+    """folder, nnunet: order of the axes of files with more than two dimensions, such as YXC or ZYX."""
     group_pattern: str = ""
-    """folder: regular expression on the file's stem; what it captures names the group that stays in one part of
-    a fold. Empty: every file is a group."""
+    """folder, nnunet: regular expression on the file's stem; what it captures names the group that stays in one part
+    of a fold. Empty: every file is a group."""
     synthetic_images: int = 20
     """synthetic: number of images."""
     synthetic_size: int = 128

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; further classes repeat it darker
 _COLOURS = np.array(
@@ -102,14 +104,151 @@ def draw_previews(
         axes.set_title(title)
     for axes in grid.flat:
         axes.set_axis_off()
+    _add_legend(figure, class_names)
+    _save(figure, path)
+
+
+def show_image(image: NDArray) -> NDArray[np.uint8]:
+    """Return an image `[H, W, C]` of any type as `[H, W, 3]` uint8 between its 0.5th and 99.5th percentile.
+
+    Three channels become red, green and blue; of any other number the first is shown in grey.
+    """
+    shown = image.astype(np.float32) if image.shape[-1] == 3 else image[..., :1].astype(np.float32)
+    low, high = np.percentile(shown, (0.5, 99.5))
+    scaled = (255 * (shown - low) / max(high - low, 1e-12)).clip(0, 255).astype(np.uint8)
+    return np.broadcast_to(scaled, (*scaled.shape[:2], 3))
+
+
+def blend_label(
+    shown: NDArray[np.uint8], label: NDArray[np.integer], classes: int, opacity: float = 0.5
+) -> NDArray[np.uint8]:
+    """Return a picture `[H, W, 3]` under the colours of a label image `[H, W]`."""
+    mixed = (1 - opacity) * shown.astype(np.float32) + opacity * colour_label(label, classes)
+    return mixed.round().astype(np.uint8)
+
+
+def colour_values(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return values `[H, W]` as colours `[H, W, 3]`, dark to bright between the 0.5th and 99.5th percentile."""
+    low, high = np.percentile(values, (0.5, 99.5))
+    return (colormaps["viridis"]((values - low) / max(high - low, 1e-12))[..., :3] * 255).round().astype(np.uint8)
+
+
+def draw_differences(
+    path: Path,
+    class_names: Sequence[str],
+    runs: Sequence[tuple[str, NDArray[np.floating], Sequence[tuple[float, float] | None]]],
+    baseline: str,
+) -> None:
+    """Draw the differences in IoU of some runs to another, one row a class, one column a run.
+
+    Args:
+      path: of the PNG.
+      class_names: what the rows are called, from above.
+      runs: of each its name, differences in percentage points `[folds, rows]`, and an interval of the mean or None.
+      baseline: name of the run that the others are compared with.
+    """
+    figure = Figure(figsize=(2.2 + 3.2 * len(runs), 1.3 + 0.42 * len(class_names)), layout="constrained")
+    grid = figure.subplots(1, len(runs), squeeze=False, sharey=True, sharex=True)[0]
+    rows = np.arange(len(class_names))
+    for axes, (name, differences, intervals) in zip(grid, runs, strict=True):
+        axes.axvline(0, color="0.5", linewidth=1)
+        for fold in differences:
+            axes.plot(fold, rows + 0.18, "o", color="0.6", markersize=4, linestyle="none")
+        for row, interval in enumerate(intervals):
+            if interval:
+                axes.plot(interval, (row - 0.12, row - 0.12), color="black", linewidth=2)
+        means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in differences.T]
+        axes.plot(means, rows - 0.12, "D", color="#0072b2", markersize=6, linestyle="none")
+        axes.set(title=name, xlabel="percentage points of IoU")
+        axes.grid(axis="x", alpha=0.3)
+    # two or three folds give intervals that would squeeze the differences into a line: they run off the frame
+    spread = max((np.nanmax(np.abs(d)) for _, d, _ in runs if not np.isnan(d).all()), default=1.0)
+    limit = max(1.0, 2 * spread)
+    grid[0].set_xlim(-limit, limit)
+    is_cut = any(max(-low, high) > limit for _, _, intervals in runs for low, high in filter(None, intervals))
+    grid[0].set_yticks(rows, class_names)
+    grid[0].set_ylim(len(class_names) - 0.5, -0.5)
+    cut = ", cut off at the frame" if is_cut else ""
+    figure.suptitle(f"Difference to {baseline}: folds (grey), mean, 95 % interval{cut}", fontsize="medium")
+    _save(figure, path)
+
+
+def panel(pictures: Mapping[str, NDArray], class_names: Sequence[str] = (), columns: int = 4) -> Figure:
+    """Return pictures side by side, for a notebook.
+
+    Args:
+      pictures: title to `[H, W, 3]` uint8 colours, or to `[H, W]` values, which are shown with a scale.
+      class_names: in class order, for the legend of coloured labels; none without.
+      columns: pictures in a row, at most.
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(3 * columns, 2.8 * rows + (0.4 if class_names else 0)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (title, picture) in zip(grid.flat, pictures.items(), strict=False):
+        drawn = axes.imshow(picture, interpolation="nearest")
+        axes.set_title(title, fontsize="medium")
+        if picture.ndim == 2:
+            figure.colorbar(drawn, ax=axes, shrink=0.7)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    if class_names:
+        _add_legend(figure, class_names)
+    return figure
+
+
+def _add_legend(figure: Figure, class_names: Sequence[str]) -> None:
+    classes = len(class_names)
     colours = class_colours(classes) / 255
     handles = [Patch(facecolor=c, edgecolor="black", label=n) for c, n in zip(colours, class_names, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(classes, 6), frameon=False)
-    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=110, format="png")
+    temporary.replace(path)
+
+
+def draw_overlay(
+    path: Path, image: NDArray, label: NDArray[np.integer], class_names: Sequence[str], opacity: float = 0.35
+) -> None:
+    """Draw an image under the transparent colours of its segmentation, with their outlines and a legend below.
+
+    The first class, which is the background in most data sets, is left clear, so that the image can be judged.
+
+    Args:
+      path: of the PNG, one pixel of the image each.
+      image: `[H, W, C]` of any type, see `show_image`.
+      label: `[H, W]`.
+      class_names: in class order.
+      opacity: of the colours.
+    """
+    classes = len(class_names)
+    shown = show_image(image)
+    outline = np.zeros(label.shape, bool)
+    outline[:, 1:] |= label[:, 1:] != label[:, :-1]
+    outline[1:] |= label[1:] != label[:-1]
+    coloured = blend_label(shown, label, classes, opacity)
+    picture = np.where((label > 0)[..., None], coloured, shown)
+    picture = np.where((outline & (label > 0))[..., None], colour_label(label, classes), picture)
+    font = ImageFont.load_default(size=14)
+    entries, left, top = [], 6, 0
+    for name, colour in list(zip(class_names, class_colours(classes), strict=True))[1:]:
+        length = 24 + int(font.getlength(name)) + 14
+        if left > 6 and left + length > max(label.shape[1], 200):
+            left, top = 6, top + 22
+        entries.append((left, top, name, tuple(colour.tolist())))
+        left += length
+    height, width = label.shape
+    canvas = Image.new("RGB", (max(width, 200), height + top + 24), "white")
+    canvas.paste(Image.fromarray(picture.astype(np.uint8)), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for left, top, name, colour in entries:
+        draw.rectangle((left, height + top + 5, left + 16, height + top + 19), fill=colour, outline="black")
+        draw.text((left + 22, height + top + 3), name, fill="black", font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    canvas.save(temporary, format="PNG")
     temporary.replace(path)

@@ -39,6 +39,10 @@ class FoldDirectory:
         """Return the file of one split's evaluation."""
         return self.path / _evaluation_name(split)
 
+    def items(self, split: str) -> Path:
+        """Return the file of one split's counts by image."""
+        return self.path / ("items.npz" if split == "test" else f"items-{split}.npz")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,6 +61,10 @@ class Run:
     def evaluation(self, split: str) -> Path:
         """Return the file of one split's evaluation over all folds."""
         return self.path / _evaluation_name(split)
+
+    def report(self, split: str) -> Path:
+        """Return the page of one split's numbers and pictures."""
+        return self.path / ("report.html" if split == "test" else f"report-{split}.html")
 
     def read_config(self) -> Config:
         """Read the settings of the run.
@@ -115,6 +123,17 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
             f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or mend the "
             "permissions."
         ) from error
+    if compare(run, config, dataset) != config:
+        write_atomically(run.config, to_toml(config))
+    return run
+
+
+def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
+    """Return the settings that a run began with, if these settings and data may go on with it; nothing is written.
+
+    Raises:
+      RunError: they may not (each difference is named).
+    """
     before = run.read_config()
     differences = _differences(to_table(before), to_table(config))
     for key, value in run.read_dataset().items():
@@ -122,12 +141,10 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
             differences.append(f"{key} of the data was {value!r} and is now {dataset[key]!r}")
     if differences:
         raise RunError(
-            f"The run {path} began with other settings: {'; '.join(differences)}. Use the same settings to continue "
-            "it (only the epochs of a constant schedule can grow), or another --out for a new run."
+            f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "
+            "continue it (only the epochs of a constant schedule can grow), or another --out for a new run."
         )
-    if before != config:
-        write_atomically(run.config, to_toml(config))
-    return run
+    return before
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -159,15 +176,15 @@ def create_once(path: Path, text: str) -> None:
         temporary.unlink()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write or replace a file: a reader sees the old text or the new one, never a part."""
-    _write_aside(path, text).replace(path)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write or replace a file: a reader sees the old content or the new one, never a part."""
+    _write_aside(path, content).replace(path)
 
 
-def _write_aside(path: Path, text: str) -> Path:
+def _write_aside(path: Path, content: str | bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     return temporary

@@ -18,6 +18,8 @@ ORDER = [
     "training",
     "inference",
     "evaluation",
+    "dry_run",
+    "doctor",
     "cli",
 ]
 """The rooms from above to below: a module imports from its own room and from those above it."""

@@ -118,7 +118,8 @@ def test_the_paper_settings_of_the_drosophila_set():
         ('method = "feedback-convltsm"', "'feedback-convltsm' is not a method. Did you mean 'feedback-convlstm'?"),
         (
             '[data]\nlayout = "foldr"',
-            "data.layout = 'foldr': expected 'synthetic' or 'drosophila-vnc' or 'folder'. Did you mean 'folder'?",
+            "data.layout = 'foldr': expected 'synthetic' or 'drosophila-vnc' or 'folder' or 'nnunet'. "
+            "Did you mean 'folder'?",
         ),
         ('[training]\nclass_weights = "medianfrequency"', "Did you mean 'median-frequency'?"),
         ("data = 3", "data = 3: expected a table [data]."),

@@ -8,15 +8,19 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 
+from fbunet_jax import dry_run
 from fbunet_jax.cli import COMMANDS, main
 from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config, to_table
+from fbunet_jax.dry_run import Estimate
 from fbunet_jax.models.methods import build_model, count_parameters
 from fbunet_jax.runs import FoldDirectory, default_path
 from fbunet_jax.training import loop
+from fbunet_jax.training.estimate import Costs, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -43,6 +47,7 @@ def commands(path: Path) -> list[list[str]]:
     for part in (part for line in lines for part in line.split("&&")):
         if call := re.match(r"\s*(?:(?:\S*python\S* )?(\w+)\.py|(?:\S*/)?fbunet (\w+))(.*)", part):
             script, subcommand, rest = call.groups()
+            rest = re.sub(r"\S*/fbunet\.toml", "quickstart", rest)  # which fbunet init writes for the reader
             options = shlex.split(rest.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
             calls.append([script or subcommand, *options])
     return calls
@@ -81,7 +86,12 @@ def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) 
         run = Path(out) if out else default_path(config)
         return loop.FoldResult(fold, run, FoldDirectory(run), 1, 1, 0.5, {}, fresh)
 
+    def rehearse(config: Config, folds: list[int], **options: Any) -> Estimate:
+        work = Work(steps=1, records=1, validations=1, batches=1, pictures=1)
+        return Estimate(dict.fromkeys(folds, work), Costs(1, 1, 1, 1, 1, 1, 1), 5, 10**9, None, 10**6)
+
     monkeypatch.setattr(loop, "train_fold", pretend)
+    monkeypatch.setattr(dry_run, "dry_run", rehearse)
     monkeypatch.chdir(ROOT)
     for command, *options in commands(text):
         if command == "train":

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fbunet_jax.figures import class_colours, colour_label, draw_curves, draw_previews
+from fbunet_jax.figures import (
+    blend_label,
+    class_colours,
+    colour_label,
+    colour_values,
+    draw_curves,
+    draw_differences,
+    draw_previews,
+    panel,
+    show_image,
+)
 
 CLASSES = ["cytoplasm", "membrane", "mitochondria", "synapse"]
 
@@ -105,3 +115,56 @@ def test_curves_show_every_class_even_after_one_epoch(tmp_path, epochs):
 def test_curves_of_a_run_without_a_validation_yet_are_drawn(tmp_path):
     draw_curves(tmp_path / "curves.png", records(2)[0], [], CLASSES)
     assert read_png(tmp_path / "curves.png").size
+
+
+def test_an_image_is_shown_in_grey_or_in_its_three_colours():
+    ramp = np.linspace(-3, 7, 64).reshape(8, 8, 1)
+    grey = show_image(ramp)
+    assert grey.dtype == np.uint8
+    assert (grey[..., 0] == grey[..., 2]).all()
+    assert grey.min() == 0
+    assert grey.max() == 255
+    colour = show_image(np.concatenate([ramp, 0 * ramp, 0 * ramp], axis=-1))
+    assert (colour[..., 0] != colour[..., 1]).any()
+    assert not show_image(np.full((4, 4, 1), 9, np.uint16)).any()
+
+
+def test_a_blended_label_lies_between_the_image_and_the_colour_of_its_class():
+    shown = np.full((2, 2, 3), 100, np.uint8)
+    label = np.array([[0, 1], [2, 255]])
+    np.testing.assert_array_equal(blend_label(shown, label, 4, opacity=0.0), shown)
+    np.testing.assert_array_equal(blend_label(shown, label, 4, opacity=1.0), colour_label(label, 4))
+    expected = np.round((100 + class_colours(4)[1].astype(float)) / 2)
+    np.testing.assert_allclose(blend_label(shown, label, 4)[0, 1], expected, atol=1)
+
+
+def test_values_become_brighter_colours_as_they_grow():
+    picture = colour_values(np.linspace(0, 1, 100).reshape(1, 100)).astype(int)
+    brightness = picture[0].sum(axis=1)
+    assert brightness[0] < brightness[50] < brightness[-1]
+    assert colour_values(np.zeros((3, 3))).shape == (3, 3, 3)
+
+
+def test_differences_are_drawn_with_and_without_intervals(tmp_path):
+    folds = np.array([[1.0, -2.0, np.nan], [2.0, -1.0, np.nan]])
+    draw_differences(tmp_path / "c.png", ["x", "y", "z"], [("a", folds, [(-90.0, 93.0), (-2, -1), None])], "unet")
+    drawn = read_png(tmp_path / "c.png")
+    draw_differences(tmp_path / "d.png", ["x", "y", "z"], [("a", folds[:1], [None] * 3)], "unet")
+    assert (0, 114, 178) in colours_in(drawn)
+    assert (0, 114, 178) in colours_in(read_png(tmp_path / "d.png"))
+
+
+def test_a_panel_shows_colours_as_they_are_and_values_with_a_scale(tmp_path):
+    label = np.zeros((16, 16), np.uint8)
+    label[:, 8:] = 2
+    values = np.linspace(0, 1, 256).reshape(16, 16)
+    pictures = {"label": colour_label(label, 4), "values": values, "again": values}
+    panel(pictures, CLASSES, columns=2).savefig(tmp_path / "panel.png")
+    picture = read_png(tmp_path / "panel.png")
+    colours = [tuple(colour) for colour in class_colours(4).tolist()]
+    assert set(colours) <= colours_in(picture)  # the legend has all four
+    upper_left = picture[: len(picture) // 2, : picture.shape[1] // 2]
+    assert colours_in(upper_left) & set(colours) == {colours[0], colours[2]}
+    # three pictures, two scales and the empty place
+    titles = [axes.get_title() for axes in panel(pictures, columns=2).axes]
+    assert sorted(titles) == sorted(["label", "values", "again", "", "", ""])

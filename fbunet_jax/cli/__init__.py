@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
+from fbunet_jax.cli.compilation_cache import use_compilation_cache
 from fbunet_jax.errors import ConfigError, UserError, did_you_mean
 
 EXIT_USER_ERROR = 2
@@ -15,7 +16,7 @@ EXIT_INTERNAL_ERROR = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("download", "init", "check", "train", "evaluate", "predict", "report", "compare", "doctor")
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""
 
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     debug = "--debug" in options
     if not debug:  # Orbax logs, with tracebacks, what it also raises
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+    use_compilation_cache()
     try:
         if name not in COMMANDS:
             raise ConfigError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n{_usage()}")
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt:
-        again = " The same command goes on from the last checkpoint." if name == "train" else ""
+        goes_on = name == "train" and not {"--dry-run", "--dry_run"} & set(options)
+        again = " The same command goes on from the last checkpoint." if goes_on else ""
         return _failed(f"Interrupted.{again}", EXIT_INTERRUPTED, debug)
     except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,6 +23,8 @@ class Arguments:
     """Which part of each fold."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
+    report: bool = True
+    """Write report.html, one page with the numbers and pictures."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -42,5 +44,10 @@ def command(options: Sequence[str], prog: str) -> int:
     if missing := crossval.missing_folds(evaluation, count):
         present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
         print(f"Missing: fold {', '.join(map(str, missing))} of {count}; mean and std are over fold {present} only.")
-    print(f"Written: {run.evaluation(arguments.split)}")
+    print(f"Written: {run.evaluation(arguments.split)}", flush=True)
+    if arguments.report:
+        from fbunet_jax.evaluation.report import write_report
+
+        page = write_report([arguments.run], split=arguments.split, root=arguments.data_root)
+        print(f"Written: {page}")
     return 0

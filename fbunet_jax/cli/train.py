@@ -24,6 +24,8 @@ class Arguments:
     """Run directory; runs/<config>/<method> by default, -seed<s> added for a seed other than 0."""
     fresh: bool = False
     """Set an existing fold aside (fold_K.old-N) and start again."""
+    dry_run: bool = False
+    """Try every part of this training in a temporary folder, then tell how long all of it will take, and exit."""
     debug: bool = False
     """Show the traceback of an error."""
     settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -41,6 +43,8 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.training.loop import train_fold
 
     out = arguments.out or None
+    if arguments.dry_run:
+        return _rehearse(config, parse_folds(arguments.fold, config.data.folds), out)
     for fold in parse_folds(arguments.fold, config.data.folds):
         result = train_fold(config, fold, out=out, fresh=arguments.fresh)
         state = "was finished already" if result.was_finished else "is finished"
@@ -54,3 +58,34 @@ def command(options: Sequence[str], prog: str) -> int:
             f"Next: {spelled('evaluate', prog)} {shlex.quote(str(result.run))} --fold {fold}"
         )
     return 0
+
+
+def _rehearse(config: Config, folds: list[int], out: str | None) -> int:
+    """Try everything, and print what the whole run will take."""
+    from fbunet_jax import dry_run
+    from fbunet_jax.training.logs import duration
+
+    estimate = dry_run.dry_run(config, folds, out=out, tell=lambda line: print(line, flush=True))
+    costs, work = estimate.costs, estimate.work[folds[0]]
+    device = "not told by this device" if estimate.device_bytes is None else _size(estimate.device_bytes)
+    print(
+        f"\nEverything works; nothing is left behind. One thing at a time, compiled:\n"
+        f"  step          {costs.step:8.3f} s  x {work.steps} (median of {estimate.groups} groups)\n"
+        f"  validation    {costs.batch:8.3f} s  x {work.batches} batches in {work.validations} validations\n"
+        f"  checkpoint    {costs.save:8.3f} s  x {work.validations}\n"
+        f"  pictures      {costs.picture:8.3f} s  x {work.pictures}\n"
+        f"  epoch record  {costs.record:8.3f} s  x {work.records}\n"
+        f"  reading data  {costs.start:8.3f} s\n"
+        f"What the run will take, from its beginning:\n"
+        f"  time          {duration(estimate.seconds)} for {len(folds)} fold{'s' if folds[1:] else ''}"
+        f" (fold {folds[0]}: {duration(costs.seconds(work))})\n"
+        f"  compiling     {duration(costs.compiling)} a fold on top; less where the compilation cache has the program\n"
+        f"  host memory   {_size(estimate.host_bytes)}\n"
+        f"  device memory {device}\n"
+        f"  checkpoints   {_size(estimate.disk_bytes)} on disk for each fold"
+    )
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

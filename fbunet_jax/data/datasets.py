@@ -1,7 +1,7 @@
 """A data set: images, labels, class names, and the groups that stay together in a fold.
 
-`load_dataset` knows three layouts: the published Drosophila folder, a user's own folder (`fbunet_jax.data.folder`),
-and procedural tissue that needs no files (`fbunet_jax.data.synthetic`).
+`load_dataset` knows four layouts: the published Drosophila folder, a user's own folder (`fbunet_jax.data.folder`), the
+raw folder of nnU-Net (`fbunet_jax.data.nnunet`), and procedural tissue (`fbunet_jax.data.synthetic`).
 """
 
 import math
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fbunet_jax.config import DataConfig
-from fbunet_jax.data.folder import read_folder
+from fbunet_jax.config import DataConfig, Layout
+from fbunet_jax.data.findings import Fault
+from fbunet_jax.data.folder import open_folder
+from fbunet_jax.data.nnunet import open_nnunet
 from fbunet_jax.data.readers import read_image, read_label
+from fbunet_jax.data.sources import Source, Unit, read_units
 from fbunet_jax.data.synthetic import CLASS_NAMES, synthetic_image
 from fbunet_jax.errors import DataError
 
@@ -27,6 +30,12 @@ _DROSOPHILA_FILES = {
     "labels": "labels{:08d}.png",
 }
 _DROSOPHILA_GLIA = 159
+DROSOPHILA_CLASSES = ("cytoplasm", "membrane", "mitochondria", "synapse")
+_PUBLISHED = (
+    "The published set (github.com/unidesigner/groundtruth-drosophila-vnc) has stack1/ with raw/00.tif … 19.tif, "
+    "membranes/, mitochondria/ and synapses/ with 00.png … 19.png, and labels/ with labels00000000.png … "
+    "labels00000019.png; data.root is the folder that holds stack1/. The command fbunet download fetches it."
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,53 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
       DataError: a file or folder is missing or cannot be used, or the images cannot be cut as wished.
     """
-    loaders = {"synthetic": _load_synthetic, "drosophila-vnc": _load_drosophila, "folder": _load_folder}
-    dataset = loaders[config.layout](config)
+    source = open_source(config)
+    if others := len(source.faults[1:]):
+        more = f"There are {others} more faults" if others > 1 else "There is 1 more fault"
+        raise DataError(f"{source.faults[0]} {more}; fbunet check lists all.")
+    names, groups, images, labels = [], [], [], []
+    for unit, pages, _, indices in read_units(source, _raise):
+        names += page_names(unit.name, len(pages))
+        groups += [unit.group] * len(pages)
+        images += list(pages)
+        labels += list(indices)
+    dataset = Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(source.classes))
     if config.cut:
         dataset = _cut(dataset, config.cut)
     return _dihedral_views(dataset) if config.views == "dihedral" else dataset
+
+
+def open_source(config: DataConfig) -> Source:
+    """List what the data set of the settings is made of; no image is read.
+
+    Raises:
+      DataError: there is nothing that could be read.
+    """
+    openers = {
+        "synthetic": _open_synthetic,
+        "drosophila-vnc": _open_drosophila,
+        "folder": open_folder,
+        "nnunet": open_nnunet,
+    }
+    return openers[config.layout](config)
+
+
+def detect_layout(root: Path) -> Layout:
+    """Return the layout that a folder's own files show: nnunet, drosophila-vnc, or else folder."""
+    if (root / "imagesTr").is_dir() or (root / "dataset.json").is_file():
+        return "nnunet"
+    if any((root / name / "membranes").is_dir() for name in ("", "stack1")):
+        return "drosophila-vnc"
+    return "folder"
+
+
+def page_names(name: str, pages: int) -> list[str]:
+    """Return the item names of a unit: its own, or one a page."""
+    return [name] if pages == 1 else [f"{name}/z{page:03d}" for page in range(pages)]
+
+
+def _raise(fault: DataError) -> None:
+    raise fault
 
 
 def _dataset(items: Iterable[tuple[str, str, np.ndarray, np.ndarray]], class_names: tuple[str, ...]) -> Dataset:
@@ -67,73 +118,95 @@ def _dataset(items: Iterable[tuple[str, str, np.ndarray, np.ndarray]], class_nam
     return Dataset(images, labels, names, groups, class_names)
 
 
-def _load_synthetic(config: DataConfig) -> Dataset:
-    items = []
-    for index in range(config.synthetic_images):
+def _in_order(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _open_synthetic(config: DataConfig) -> Source:
+    def read(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         # the sequence mixes its numbers, so that no image of one seed returns in another
-        seed = int(np.random.SeedSequence([config.synthetic_seed, index]).generate_state(1)[0])
-        name = f"{index:02d}"
-        items.append((name, name, *synthetic_image(seed, config.synthetic_size)))
-    return _dataset(items, CLASS_NAMES)
+        seed = int(np.random.SeedSequence([config.synthetic_seed, int(unit.name)]).generate_state(1)[0])
+        image, label = synthetic_image(seed, config.synthetic_size)
+        return image[None], label[None]
+
+    names = [f"{index:02d}" for index in range(config.synthetic_images)]
+    return Source(tuple(Unit(name, name) for name in names), read, _in_order(CLASS_NAMES))
 
 
-def _load_folder(config: DataConfig) -> Dataset:
-    items, class_names = read_folder(config)
-    return _dataset(items, class_names)
-
-
-def _load_drosophila(config: DataConfig) -> Dataset:
-    """Read the 20 labelled sections of the published set (Gerhard et al., figshare 856713).
+def _open_drosophila(config: DataConfig) -> Source:
+    """List the 20 labelled sections of the published set (Gerhard et al., figshare 856713).
 
     Class by mask folder: membrane, mitochondria and synapse wherever the mask is not zero, later ones win.
     """
     stack = _drosophila_stack(config.root)
-    items = []
-    for section in range(DROSOPHILA_SECTIONS):
-        files = {folder: stack / folder / pattern.format(section) for folder, pattern in _DROSOPHILA_FILES.items()}
-        image = read_image(files["raw"])[0]
-        label = np.zeros(image.shape[:2], dtype=np.uint8)
-        for index, folder in enumerate(("membranes", "mitochondria", "synapses"), start=1):
-            label[_section_mask(files[folder], files["raw"], label.shape) != 0] = index
-        if config.glia == "cytoplasm":
-            glia = _section_mask(files["labels"], files["raw"], label.shape) == _DROSOPHILA_GLIA
-            label[glia & (label == 1)] = 0
-        name = f"{section:02d}"
-        items.append((name, name, image, label))
-    return _dataset(items, ("cytoplasm", "membrane", "mitochondria", "synapse"))
-
-
-def _drosophila_stack(root: str) -> Path:
-    """Return the folder stack1 after checking that every published file that we read is there."""
-    stack = Path(root) / "stack1" if root else Path()
-    if root and not stack.is_dir() and (Path(root) / "raw").is_dir():
-        stack = Path(root)
-    published = (
-        "The published set (github.com/unidesigner/groundtruth-drosophila-vnc) has stack1/ with raw/00.tif … 19.tif, "
-        "membranes/, mitochondria/ and synapses/ with 00.png … 19.png, and labels/ with labels00000000.png … "
-        "labels00000019.png; data.root is the folder that holds stack1/."
-    )
-    if not root:
-        raise DataError(f"data.root is not set. {published}")
-    if not stack.is_dir():
-        raise DataError(f"{stack} does not exist. {published}")
+    units, faults = [], []
     for folder, pattern in _DROSOPHILA_FILES.items():
         missing = [
             name for i in range(DROSOPHILA_SECTIONS) if not (stack / folder / (name := pattern.format(i))).is_file()
         ]
         if missing:
-            raise DataError(f"{stack / folder} lacks {len(missing)} files, the first {missing[0]}. {published}")
+            found = f"lacks {len(missing)} files, the first {missing[0]}."
+            faults.append(Fault("missing-file", stack / folder, found, _PUBLISHED))
+    for section in range(DROSOPHILA_SECTIONS):
+        files = tuple(stack / folder / pattern.format(section) for folder, pattern in _DROSOPHILA_FILES.items())
+        if all(file.is_file() for file in files):
+            units.append(Unit(f"{section:02d}", f"{section:02d}", files))
+
+    def read(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        return _read_section(unit, config.glia)
+
+    return Source(tuple(units), read, _in_order(DROSOPHILA_CLASSES), labels=stack, faults=tuple(faults))
+
+
+def _read_section(unit: Unit, glia: str) -> tuple[np.ndarray, np.ndarray]:
+    raw, *masks, published = unit.files
+    images = read_image(raw)
+    label = np.zeros(images.shape[:3], dtype=np.uint8)
+    for index, mask in enumerate(masks, start=1):
+        label[_section_mask(mask, raw, label.shape) != 0] = index
+    # read in any case, so that a set that loads once loads with every setting
+    background = _section_mask(published, raw, label.shape) == _DROSOPHILA_GLIA
+    if glia == "cytoplasm":
+        label[background & (label == 1)] = 0
+    return images, label
+
+
+def _drosophila_stack(root: str) -> Path:
+    """Return the folder stack1, or the folder itself if it holds what was published in stack1."""
+    if not root:
+        raise DataError(f"data.root is not set. {_PUBLISHED}")
+    stack = Path(root) / "stack1"
+    if not stack.is_dir() and (Path(root) / "raw").is_dir():
+        stack = Path(root)
+    if not stack.is_dir():
+        raise DataError(f"{stack} does not exist. {_PUBLISHED}")
     return stack
 
 
 def _section_mask(file: Path, raw: Path, shape: tuple[int, ...]) -> np.ndarray:
-    mask = read_label(file)[0]
+    mask = read_label(file)
     if mask.shape != shape:
-        raise DataError(
-            f"{file} has {mask.shape[0]} x {mask.shape[1]} pixels, but {raw} has {shape[0]} x {shape[1]}. "
-            "Download the published files again."
+        raise Fault(
+            "pair-size",
+            file,
+            f"has {mask.shape[1]} x {mask.shape[2]} pixels, but {raw} has {shape[1]} x {shape[2]}.",
+            "Download the published files again.",
         )
     return mask
+
+
+def cut_fault(name: str, height: int, width: int, side: int) -> Fault | None:
+    """Return what is wrong with cutting an image of height x width pixels into tiles of this side, if anything."""
+    if not side or (height % side == 0 and width % side == 0):
+        return None
+    common = math.gcd(height, width)
+    fitting = [str(size) for size in range(common, 0, -1) if common % size == 0][:8]
+    return Fault(
+        "cut",
+        "",
+        f"data.cut = {side}: image {name!r} of {height} x {width} pixels is no multiple of it.",
+        f"Tiles of {', '.join(fitting)} pixels fit; data.cut = 0 keeps images whole.",
+    )
 
 
 def _cut(dataset: Dataset, side: int) -> Dataset:
@@ -141,13 +214,8 @@ def _cut(dataset: Dataset, side: int) -> Dataset:
     items = []
     for name, group, image, label in zip(dataset.names, dataset.groups, dataset.images, dataset.labels, strict=True):
         height, width = label.shape
-        if height % side or width % side:
-            common = math.gcd(height, width)
-            fitting = [str(size) for size in range(common, 0, -1) if common % size == 0][:8]
-            raise DataError(
-                f"data.cut = {side}: image {name!r} of {height} x {width} pixels is no multiple of it. "
-                f"Tiles of {', '.join(fitting)} pixels fit; data.cut = 0 keeps images whole."
-            )
+        if fault := cut_fault(name, height, width, side):
+            raise fault
         for row in range(height // side):
             for column in range(width // side):
                 tile = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]

@@ -2,21 +2,20 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import FORMAT, Config
-from fbunet_jax.data.datasets import Dataset, load_dataset
-from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.config import FORMAT
+from fbunet_jax.errors import RunError
+from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
+from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import Run, read_json, write_atomically
-from fbunet_jax.training.parallel import MappedEvaluation, replicate
-from fbunet_jax.training.setup import describe, make_part, part_items
-from fbunet_jax.training.trained import best_step, load_trained_fold, trained_folds
+from fbunet_jax.training.setup import part_items
+from fbunet_jax.training.trained import best_step, trained_folds
 
 Evaluation = dict[str, Any]
 
@@ -46,37 +45,21 @@ def evaluate(
       RunError: nothing is trained, a fold is missing, or the data are not those of the run.
     """
     opened = Run(Path(run))
-    config = opened.read_config()
+    opened.read_config()  # whether it is a run at all
     wanted = list(folds) if folds is not None else trained_folds(opened)
     if not wanted:
         raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
-    if root:
-        config = replace(config, data=replace(config.data, root=root))
-    try:
-        dataset = load_dataset(config.data)
-    except DataError as error:
-        raise DataError(f"{error} If the data set has moved, give its folder with --data-root.") from error
-    if describe(dataset)["fingerprint"] != opened.read_dataset()["fingerprint"]:
-        raise RunError(
-            f"The images in {config.data.root or 'the synthetic data set'} are not those that {run} was trained with. "
-            "Give the folder of the same data set with --data-root."
-        )
+    config, dataset = load_run_data(opened, root)
     for fold in wanted:
-        entry = _evaluate_fold(opened, config, dataset, fold, split)
+        segmentation = FoldSegmentation(opened, config, dataset, fold)
+        items = count_items(segmentation, dataset, part_items(config, opened, dataset, fold)[split])
+        entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
+        items.save(opened.fold(fold).items(split))
         write_atomically(opened.fold(fold).evaluation(split), json.dumps(entry, indent=1) + "\n")
         tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {_percent(entry['mean_iou'])} %")
-    pooled = pool(dataset.class_names, split, _present_entries(opened, config, split))
+    pooled = pool(dataset.class_names, split, present_entries(opened, split))
     write_atomically(opened.evaluation(split), json.dumps(pooled, indent=1) + "\n")
     return pooled
-
-
-def _evaluate_fold(run: Run, config: Config, dataset: Dataset, fold: int, split: str) -> Evaluation:
-    trained = load_trained_fold(run, fold)
-    items = part_items(config, run, dataset, fold)[split]
-    part = make_part(dataset, items, trained.normalisation, config.data.crop)
-    mapped = MappedEvaluation(trained.model, tile=config.data.crop, batch_size=config.training.batch_size)
-    variables, store = replicate((trained.variables, part.store))
-    return fold_entry(fold, trained.step, len(items), mapped(variables, store, part.tiles))
 
 
 def fold_entry(fold: int, step: int, images: int, confusion: NDArray[np.int64]) -> Evaluation:
@@ -103,16 +86,26 @@ def fold_entry(fold: int, step: int, images: int, confusion: NDArray[np.int64]) 
     }
 
 
-def _present_entries(run: Run, config: Config, split: str) -> list[Evaluation]:
+def present_entries(run: Run, split: str) -> list[Evaluation]:
     """Return the evaluations of all folds that belong to the fold's present best checkpoint."""
     entries = []
-    for fold in range(config.data.folds):
+    for fold in range(run.read_config().data.folds):
         file = run.fold(fold).evaluation(split)
         if file.is_file():
             entry = read_json(file)
             if entry["step"] == best_step(run, fold):
                 entries.append(entry)
     return entries
+
+
+def present_items(run: Run, split: str) -> list[ItemCounts]:
+    """Return the counts by image of the same folds; a fold evaluated before they were kept is not among them."""
+    found = []
+    for entry in present_entries(run, split):
+        file = run.fold(entry["fold"]).items(split)
+        if file.is_file() and (items := read_items(file)).step == entry["step"]:
+            found.append(items)
+    return found
 
 
 def pool(class_names: Sequence[str], split: str, entries: Sequence[Evaluation]) -> Evaluation:

@@ -1,5 +1,8 @@
 """Checkpoints of one fold: the two latest and the best; the only file that names Orbax."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,8 @@ SCORE = "mean_iou"
 class FoldCheckpoints:
     """The checkpoints in one folder, named by their step; saving does not hold up training."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the folder."""
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Open or create the folder; one that is only read is left exactly as it is."""
 
         def score(metrics: dict[str, float]) -> float:
             return metrics[SCORE]
@@ -30,8 +33,11 @@ class FoldCheckpoints:
             ]
         )
         # best_fn too: without it best_step() gives the latest
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=score, best_mode="max")
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        with _without_warnings() if read_only else contextlib.nullcontext():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=keep, best_fn=score, best_mode="max", read_only=read_only
+            )
+            self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, state: TrainState, step: int, score: float) -> None:
         """Save a state in the background, with its validation score."""
@@ -79,6 +85,18 @@ class FoldCheckpoints:
     def __exit__(self, *_: Any) -> None:
         """Close."""
         self.close()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Orbax from warning that a folder is read only, which was asked for."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from fbunet_jax.runs import FoldDirectory, write_atomically
+from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 
 _PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tifffile")
 
@@ -42,7 +43,8 @@ class FoldLog:
         )
 
     def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Append one record, with its ``step`` and its ``kind``, to the files."""
+        """Append one record, with its ``step`` and its ``kind``, to the files; the memory held goes with the times."""
+        timing = {**timing, "peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
         _append(self._fold.metrics, values)
         _append(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
         for name, value in _scalars({**values, **timing}).items():
@@ -97,6 +99,12 @@ def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
         "devices": [device.device_kind for device in jax.local_devices()],
     }
     write_atomically(fold.environment, json.dumps(environment, indent=1) + "\n")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it, such as "3 min"."""
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
 def default_stream() -> TextIO:

@@ -14,19 +14,19 @@ from jax import Array
 
 from fbunet_jax import figures
 from fbunet_jax.config import Config
-from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.data.sampling import batch_items, steps_until_epoch
+from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import RunError
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
-from fbunet_jax.training.logs import FoldLog, default_stream, read_records, write_environment
-from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, check_batch_size, replicate
-from fbunet_jax.training.setup import FoldSetup, open_run, set_up_fold
+from fbunet_jax.training.logs import FoldLog, default_stream, duration, read_records, write_environment
+from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, replicate
+from fbunet_jax.training.plan import plan_run
+from fbunet_jax.training.setup import FoldSetup, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
 from fbunet_jax.training.steps import make_train_step
-from fbunet_jax.training.trained import initial_weights, save_inputs
+from fbunet_jax.training.trained import abstract_state, save_inputs
 
 COLLAPSED_AFTER = 5
 """Validations with IoU 0 after which a class is warned about."""
@@ -79,21 +79,16 @@ def train_fold(
     if config.data.root:  # absolute in the run's config.toml, which is read from other folders too
         root = str(Path(config.data.root).expanduser().absolute())
         config = replace(config, data=replace(config.data, root=root))
-    check_batch_size(config.training.batch_size, jax.local_device_count())
-    dataset = load_dataset(config.data)
-    run = Run(Path(out).expanduser() if out else default_path(config))
     # Everything that can be wrong with the settings is found before the run directory holds them.
-    setup = set_up_fold(config, dataset, run, fold)
-    total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
-    learning_rate_schedule(config.training, total_steps)
-    weights = initial_weights(config, fold, setup.model, setup.train.store.pixels.shape[-1])
+    run = Run(Path(out).expanduser() if out else default_path(config))
+    dataset, setup, weights = prepare_fold(config, fold, run)
     open_run(config, dataset, run)
     directory = run.fold(fold)
     if fresh and directory.path.exists():
         with fold_lock(directory):  # nobody else may be training what is set aside
             set_aside(directory)
     with fold_lock(directory), FoldCheckpoints(directory.checkpoints) as checkpoints:
-        training = _FoldTraining(config, fold, setup, directory, checkpoints)
+        training = FoldTraining(config, fold, setup, directory, checkpoints)
         was_finished = checkpoints.latest_step() == training.total_steps
         if not was_finished:
             write_environment(directory, sys.argv)
@@ -102,71 +97,76 @@ def train_fold(
         return training.result(run.path, was_finished)
 
 
-class _FoldTraining:
+class FoldTraining:
     """One fold on its way from the latest checkpoint to the last step."""
 
     def __init__(
         self, config: Config, fold: int, setup: FoldSetup, directory: FoldDirectory, checkpoints: FoldCheckpoints
     ) -> None:
+        """Prepare the compiled programs; nothing runs yet."""
         self.config, self.fold, self.setup = config, fold, setup
         self.directory, self.checkpoints = directory, checkpoints
-        self.total_steps = self._steps_until(config.training.epochs)
+        self.plan = plan_run(config.training, len(setup.epoch))
+        self.total_steps = self.plan[-1].last
         self.schedule = learning_rate_schedule(config.training, self.total_steps)
         root = jax.random.fold_in(jax.random.key(config.seed), fold)
-        self.init_key, self.step_key = jax.random.split(root)
+        self.init_key, step_key = jax.random.split(root)
+        settings, crop = config.training, config.data.crop
+        self.optimizer = make_optimizer(settings, self.total_steps)
+        self.mapped = MappedTraining(
+            make_train_step(setup.model, self.optimizer, setup.class_weights, settings.round_weight),
+            crop=crop,
+            augmentation=settings.augmentation,
+            batch_size=settings.batch_size,
+            key=step_key,
+        )
+        self.evaluate = MappedEvaluation(setup.model, tile=crop, batch_size=settings.batch_size)
         self.segment = jax.jit(self._segment)
+        # on the devices, once it has started
+        self.store: ImageStore
+        self.validation_store: ImageStore
         # the latest values, for the progress bar
         self.loss_text = self.iou_text = ""
-        self.validation_store: ImageStore | None = None
 
-    def _steps_until(self, epoch: int) -> int:
-        return steps_until_epoch(epoch, len(self.setup.epoch), self.config.training.batch_size)
+    def start(self, weights: dict[str, Any] | None) -> tuple[TrainState, int]:
+        """Put the data on the devices, and the state of the latest checkpoint, the given weights, or a random one.
 
-    def _epochs_with_steps(self) -> list[int]:
-        """Return the epochs that end at a step of their own: few images and a large batch share one among several."""
-        epochs = range(1, self.config.training.epochs + 1)
-        return [epoch for epoch in epochs if self._steps_until(epoch) > self._steps_until(epoch - 1)]
+        Returns:
+          The state, replicated, and its step.
+        """
+        self.store, self.validation_store = replicate((self.setup.train.store, self.setup.validation.store))
+        channels = self.store.pixels.shape[-1]
+        if first_step := self.checkpoints.latest_step():
+            state = self.checkpoints.restore(first_step, abstract_state(self.config, self.setup.model, channels))
+        else:
+            state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
+            if weights:
+                state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
+        return replicate(state), first_step or 0
 
-    def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
-        """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
-        config, setup = self.config.training, self.setup
-        optimizer = make_optimizer(config, self.total_steps)
-        train_step = make_train_step(setup.model, optimizer, setup.class_weights, config.round_weight)
-        data = self.config.data
-        mapped = MappedTraining(
-            train_step,
-            crop=data.crop,
-            augmentation=config.augmentation,
-            batch_size=config.batch_size,
-            key=self.step_key,
-        )
-        evaluate = MappedEvaluation(setup.model, tile=data.crop, batch_size=config.batch_size)
-        state = create_state(setup.model, optimizer, self.init_key, setup.train.store.pixels.shape[-1])
-        first_step = self.checkpoints.latest_step() or 0
-        if first_step:
-            state = self.checkpoints.restore(first_step, state)
-        elif weights:
-            state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
-        state, store, validation = replicate((state, setup.train.store, setup.validation.store))
-        self.validation_store = validation
-        with FoldLog(
+    def log(self, first_step: int, stream: TextIO) -> FoldLog:
+        """Return the open log of the fold; its records after `first_step` are dropped."""
+        return FoldLog(
             self.directory,
             total_steps=self.total_steps,
             first_step=first_step,
-            batch_size=config.batch_size,
+            batch_size=self.config.training.batch_size,
             stream=stream,
-        ) as log:
-            self._announce(log, first_step)
-            previous = 0
-            for epoch in self._epochs_with_steps():
-                if self._steps_until(epoch) > first_step:
-                    state = self._epoch(previous, epoch, state, mapped, store, log)
-                    due = epoch // config.validate_every > previous // config.validate_every
-                    if due or self._steps_until(epoch) == self.total_steps:
-                        self._validate(epoch, state, evaluate, validation, log)
-                previous = epoch
+        )
 
-    def _announce(self, log: FoldLog, first_step: int) -> None:
+    def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
+        """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
+        state, first_step = self.start(weights)
+        with self.log(first_step, stream) as log:
+            self.announce(log, first_step)
+            for epoch, first, last, validates in self.plan:
+                if last > first_step:
+                    state = self.train(epoch, first, last, state, log)
+                    if validates:
+                        self.validate(epoch, last, state, log)
+
+    def announce(self, log: FoldLog, first_step: int) -> None:
+        """Tell what is about to be trained, and warn of classes without a training pixel."""
         setup = self.setup
         start = f"goes on at step {first_step}" if first_step else "starts"
         log.line(
@@ -178,12 +178,9 @@ class _FoldTraining:
         for name in setup.missing_classes:
             log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
 
-    def _epoch(
-        self, previous: int, epoch: int, state: TrainState, mapped: MappedTraining, store: Any, log: FoldLog
-    ) -> TrainState:
-        """Run the steps from the end of one epoch to that of a later one, and record the mean of their metrics."""
-        config = self.config.training
-        first, last = self._steps_until(previous), self._steps_until(epoch)
+    def train(self, epoch: int, first: int, last: int, state: TrainState, log: FoldLog) -> TrainState:
+        """Run the steps from `first` up to `last`, where an epoch ends, and record the mean of their metrics."""
+        config, mapped = self.config.training, self.mapped
         began, collected = time.perf_counter(), []
         running: deque[Metrics] = deque()
         for start in range(first, last, mapped.steps_per_call):
@@ -191,7 +188,7 @@ class _FoldTraining:
             items = [
                 batch_items(self.setup.epoch, step, config.batch_size, self.config.seed, self.fold) for step in steps
             ]
-            state, metrics = mapped(state, store, np.stack(items))
+            state, metrics = mapped(state, self.store, np.stack(items))
             collected.append((metrics, len(steps)))
             running.append(metrics)
             if len(running) > 1:  # one call ahead of the device: never idle, never far from what the bar shows
@@ -220,15 +217,15 @@ class _FoldTraining:
                 "--training.gradient_clip 1, in a new run (--out)."
             )
 
-    def _validate(self, epoch: int, state: TrainState, evaluate: MappedEvaluation, store: Any, log: FoldLog) -> None:
+    def validate(self, epoch: int, step: int, state: TrainState, log: FoldLog) -> None:
         """Validate, record, save, and tell."""
         began = time.perf_counter()
-        confusion = evaluate(state.variables, store, self.setup.validation.tiles)
-        record = self._validation_record(epoch, confusion)
+        confusion = self.evaluate(state.variables, self.validation_store, self.setup.validation.tiles)
+        record = self._validation_record(epoch, step, confusion)
         log.record(record, {"seconds": time.perf_counter() - began})
         validations = read_records(self.directory.metrics, "validation")
         if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
-            self._draw(state, epoch)
+            self.draw(state, epoch)
         # last: a checkpoint means that everything before it is done
         self.checkpoints.save(state, record["step"], record["mean_iou"])
         classes = ", ".join(f"{name} {_percent(value)}" for name, value in record["iou"].items())
@@ -238,7 +235,7 @@ class _FoldTraining:
         left = (self.total_steps - record["step"]) * self.config.training.batch_size / rate
         log.line(
             f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
-            f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {_duration(left)} left"
+            f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {duration(left)} left"
         )
         for name, count in _collapsed(validations, record["step"] == self.total_steps).items():
             log.line(
@@ -246,18 +243,18 @@ class _FoldTraining:
                 "classes can collapse: try another --seed, --training.class_weights, or more images of it."
             )
 
-    def _validation_record(self, epoch: int, confusion: np.ndarray) -> dict[str, Any]:
+    def _validation_record(self, epoch: int, step: int, confusion: np.ndarray) -> dict[str, Any]:
         names, values = self.setup.class_names, iou(confusion[-1])
         return {
             "kind": "validation",
             "epoch": epoch,
-            "step": self._steps_until(epoch),
+            "step": step,
             "mean_iou": mean_iou(confusion[-1]),
             "iou": {name: None if np.isnan(v) else float(v) for name, v in zip(names, values, strict=True)},
             "round_mean_iou": [mean_iou(matrix) for matrix in confusion],
         }
 
-    def _draw(self, state: TrainState, epoch: int) -> None:
+    def draw(self, state: TrainState, epoch: int) -> None:
         """Draw learning curves and previews of the first validation tiles."""
         train, validation = (read_records(self.directory.metrics, kind) for kind in ("train", "validation"))
         figures.draw_curves(self.directory.curves, train, validation, self.setup.class_names)
@@ -307,8 +304,3 @@ def _collapsed(validations: list[dict[str, Any]], is_last: bool) -> dict[str, in
 
 def _percent(value: float | None) -> str:
     return "n/a" if value is None or np.isnan(value) else f"{100 * value:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"

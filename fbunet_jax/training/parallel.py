@@ -1,8 +1,9 @@
 """Training and evaluation mapped over all local devices; the only file that names pmap."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -155,9 +156,53 @@ class MappedEvaluation:
 
     def __call__(self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the confusion matrices of every round, `[R, K, K]` int64, over all tiles `[T, 3]`."""
-        batch = self.devices * self.share
-        padding = np.zeros((-len(tiles) % batch, 3), np.int32)
-        padding[:, 0] = -1  # ignored: counts do not depend on batch size or devices
-        batches = np.concatenate([tiles, padding]).reshape(-1, self.devices, self.share, 3)
-        counts = [self._call(variables, store, tiles) for tiles in batches]
+        counts = [self._call(variables, store, batch) for batch in _batches(tiles, self.devices, self.share)]
         return np.sum([np.asarray(count) for count in counts], axis=0, dtype=np.int64)
+
+
+class MappedSegmentation:
+    """The compiled segmentation of tiles, mapped over the local devices; compiled once for all folds of a run."""
+
+    def __init__(
+        self, model: FeedbackUNet, *, tile: int, batch_size: int, devices: Sequence[Device] | None = None
+    ) -> None:
+        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices."""
+        devices = tuple(devices or jax.local_devices())
+        self.devices = len(devices)
+        self.share = max(1, batch_size // self.devices)
+        self._call = _segmentation(model, tile, devices)
+
+    def __call__(
+        self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the predicted classes of every round, `[R, tile, tile]` uint8, of one tile of `[T, 3]` after another.
+
+        Beyond the border of an image they are those of its mirror image.
+        """
+        waiting: deque[Array] = deque()
+        left = len(tiles)
+        batches = _batches(tiles, self.devices, self.share)
+        for number, batch in enumerate(batches, start=1):
+            waiting.append(self._call(variables, store, batch))
+            # one call ahead of the host: the devices are never idle, and never hold more than two results
+            while len(waiting) > (number < len(batches)):
+                classes = np.asarray(waiting.popleft())
+                yield from classes.reshape(-1, *classes.shape[2:])[:left]
+                left -= self.devices * self.share
+
+
+@lru_cache(maxsize=4)
+def _segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -> Callable[..., Array]:
+    def segment(variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
+        image, _ = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
+        logits = cast(Array, model.apply(variables, image, train=False))
+        return logits.argmax(axis=-1).astype(jnp.uint8).swapaxes(0, 1)
+
+    return jax.pmap(segment, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
+
+
+def _batches(tiles: NDArray[np.int32], devices: int, share: int) -> NDArray[np.int32]:
+    """Return the tiles `[T, 3]` as batches `[B, devices, share, 3]`, the last one filled up with ignored tiles."""
+    padding = np.zeros((-len(tiles) % (devices * share), 3), np.int32)
+    padding[:, 0] = -1  # ignored: counts do not depend on batch size or devices
+    return np.concatenate([tiles, padding]).reshape(-1, devices, share, 3)

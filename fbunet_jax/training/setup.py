@@ -5,14 +5,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
-from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
-from fbunet_jax.data.sampling import epoch_items, grid_tiles
+from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
 from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.models.feedback import FeedbackUNet
@@ -20,6 +21,9 @@ from fbunet_jax.models.methods import build_model
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.runs import Run, create_or_open
 from fbunet_jax.training.losses import class_weights
+from fbunet_jax.training.parallel import check_batch_size
+from fbunet_jax.training.state import learning_rate_schedule
+from fbunet_jax.training.trained import initial_weights
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,20 @@ def make_part(dataset: Dataset, items: NDArray[np.intp], normalisation: Normalis
     """Lay out the images of one part of a fold."""
     sizes = [(int(dataset.images[i].shape[0]), int(dataset.images[i].shape[1])) for i in items]
     return Part(make_store(dataset, items, normalisation), sizes, grid_tiles(sizes, tile))
+
+
+def prepare_fold(config: Config, fold: int, run: Run) -> tuple[Dataset, FoldSetup, dict[str, Any] | None]:
+    """Read the data, set up a fold and find its initial weights, if any; nothing is written.
+
+    Raises:
+      UserError: anything that can be wrong with the settings, the data, or both together.
+    """
+    check_batch_size(config.training.batch_size, jax.local_device_count())
+    dataset = load_dataset(config.data)
+    setup = set_up_fold(config, dataset, run, fold)
+    total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
+    learning_rate_schedule(config.training, total_steps)
+    return dataset, setup, initial_weights(config, fold, setup.model, setup.train.store.pixels.shape[-1])
 
 
 def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSetup:

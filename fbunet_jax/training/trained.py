@@ -56,7 +56,7 @@ def best_step(run: Run, fold: int) -> int | None:
     folder = run.fold(fold).checkpoints
     if not folder.is_dir():
         return None
-    with FoldCheckpoints(folder) as checkpoints:
+    with FoldCheckpoints(folder, read_only=True) as checkpoints:
         return checkpoints.best_step()
 
 
@@ -75,7 +75,7 @@ def load_trained_fold(run: Run, fold: int) -> TrainedFold:
             f"Fold {fold} of {run.path} has no checkpoint. Train it first: "
             f"python train.py --config {run.config} --fold {fold} --out {run.path}"
         )
-    with FoldCheckpoints(run.fold(fold).checkpoints) as checkpoints:
+    with FoldCheckpoints(run.fold(fold).checkpoints, read_only=True) as checkpoints:
         state = checkpoints.restore(step, abstract_state(config, model, channels))
     kind = read_json(run.fold(fold).inputs)["normalisation"]
     normalisation = Normalisation(kind["kind"], tuple(kind["mean"]), tuple(kind["deviation"]))

@@ -268,7 +268,7 @@ def test_missing_empty_and_foreign_files_are_errors_that_name_the_file(tmp_path,
 def test_a_file_under_a_wrong_or_unknown_suffix_is_an_error(tmp_path):
     Image.fromarray(noise((8, 8), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"named \.tif but holds a PNG file: rename it"):
+    with pytest.raises(DataError, match=r"named \.tif but holds a PNG file. Rename it to \.png"):
         read_image(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.czi cannot be used as image: expected \.tif"):
         read_image(tmp_path / "a.czi")

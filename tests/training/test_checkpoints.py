@@ -56,3 +56,15 @@ def test_a_broken_checkpoint_is_named(folder):
             file.write_bytes(b"")
     with FoldCheckpoints(folder) as checkpoints, pytest.raises(RunError, match=r"step 50 .* cannot be restored"):
         checkpoints.restore(50, state(0))
+
+
+def test_reading_only_leaves_the_folder_as_it_is_and_warns_of_nothing(folder, caplog):
+    def contents():
+        return {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+    before = contents()
+    with FoldCheckpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 20
+        checkpoints.restore(20, state(0))
+    assert contents() == before
+    assert not caplog.messages

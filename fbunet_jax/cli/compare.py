@@ -1,0 +1,40 @@
+"""``fbunet compare``: paired differences between runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare evaluated runs fold by fold: differences in IoU to the first run, printed and drawn."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run directories of the same data and folds; the first is what the others are compared with."""
+    split: Literal["test", "validation"] = "test"
+    """Which evaluation of each run."""
+    out: str = "compare.png"
+    """Where the picture goes."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def command(options: Sequence[str], prog: str) -> int:
+    """Compare runs, print the table and draw the picture."""
+    arguments = tyro.cli(Arguments, args=options, prog=prog)
+    from fbunet_jax.evaluation.compare import compare, comparison_table
+    from fbunet_jax.figures import draw_differences
+
+    comparison = compare(arguments.runs, split=arguments.split)
+    print(comparison_table(comparison))
+    columns = [
+        (d.name, 100 * d.folds, [(100 * i[0], 100 * i[1]) if i else None for i in d.intervals])
+        for d in comparison.differences
+    ]
+    out = Path(arguments.out).expanduser()
+    draw_differences(out, comparison.rows, columns, comparison.names[0])
+    print(f"Written: {out}")
+    return 0

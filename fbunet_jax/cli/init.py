@@ -1,0 +1,110 @@
+"""``fbunet init``: describe a folder of images and labels, for the user to confirm."""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, with_directory
+from fbunet_jax.cli.options import spelled
+from fbunet_jax.config import Config, load_config
+from fbunet_jax.data.description import as_toml
+from fbunet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fbunet_jax.data.checks import Check
+    from fbunet_jax.data.initial import Facts
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write dataset.toml and fbunet.toml for a folder of images and labels, from what is found there."""
+
+    directory: Annotated[str, tyro.conf.Positional]
+    """Folder that holds images/ and labels/ (or raw/ and label/), or another layout that the program reads."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def command(options: Sequence[str], prog: str) -> int:
+    """Write the description and the settings of a folder; existing ones are never overwritten."""
+    arguments = tyro.cli(Arguments, args=options, prog=prog)
+    from fbunet_jax.data.checks import check_dataset
+    from fbunet_jax.data.description import FILE_NAME
+    from fbunet_jax.data.initial import config_toml, dataset_toml, feedback_mode
+
+    root = Path(arguments.directory)
+    config = with_directory(load_config("quickstart"), arguments.directory)
+    # the published and the nnU-Net layout describe themselves
+    names = (FILE_NAME, SETTINGS_FILE) if config.data.layout == "folder" else (SETTINGS_FILE,)
+    for name in names:
+        if (root / name).exists():
+            raise ConfigError(f"{root / name} exists and is not overwritten. Move it away to start again.")
+    axes, unknown = "", ""
+    check = check_dataset(config.data)
+    if unread := next((each for each in check.faults if each.kind == "axes-unknown"), None):
+        unknown = f"{Path(unread.file).name} {unread.found}"
+        if axes := _axes(config):
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, axes=axes))
+            check = check_dataset(config.data)
+    facts = _facts(config, check, axes, unknown)
+    train = f"{spelled('train', prog)} --config {shlex.quote(str(root / SETTINGS_FILE))} --fold 0"
+    texts = {FILE_NAME: dataset_toml(facts), SETTINGS_FILE: config_toml(facts, train)}
+    for name in names:
+        with (root / name).open("x", encoding="utf-8") as file:
+            file.write(texts[name])
+    print(f"Found: {facts.summary}")
+    if facts.layout == "folder":
+        print(f"Values in the labels: {facts.values or 'none could be read'}")
+    if facts.classes.classes and facts.layout == "folder":
+        print(f"Proposed classes: {as_toml(facts.classes.classes)} ({facts.classes.reason}) Feedback: ", end="")
+        print(feedback_mode(facts.channels, len(facts.classes.classes)))
+    others = [each for each in check.faults if each.kind not in ("classes-undescribed", "folds")]
+    if others:
+        print(f"{len(others)} fault{'s' if len(others) != 1 else ''} in the files, which the check explains.")
+    print(f"Written: {', '.join(str(root / name) for name in names)}. Confirm what is marked PROPOSED.")
+    print(f"Next: {spelled('check', prog)} {shlex.quote(arguments.directory)}, then {train}")
+    return 0
+
+
+def _axes(config: Config) -> str:
+    """Return the axes in which the first image and its label agree, if only one order does."""
+    from fbunet_jax.data.datasets import open_source
+    from fbunet_jax.data.proposals import propose_axes
+
+    files = next((unit.files for unit in open_source(config.data).units), ())
+    return propose_axes(files[0], files[-1]) if len(files) == 2 else ""
+
+
+def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
+    """Gather what the two files say of the folder."""
+    from fbunet_jax.data.initial import Facts
+    from fbunet_jax.data.proposals import ClassProposal, palette_names, propose_classes
+
+    images, values = check.images, check.values
+    if check.classes:
+        proposal = ClassProposal(dict.fromkeys(check.classes, 0), None, "The data set describes its classes.")
+    else:
+        labels = sorted(file for name in ("labels", "label") for file in (Path(config.data.root) / name).glob("*.png"))
+        proposal = propose_classes(values, palette_names(labels[0]) if labels and values else None, check.spread)
+    crop, batch = crop_and_batch(config, check, chosen=False)
+    groups = len({image.group for image in images})
+    return Facts(
+        root=Path(config.data.root).resolve(),
+        layout=config.data.layout,
+        summary=dict(describe(config, check, chosen=False)).get("Images", "no image could be read"),
+        values=", ".join(f"{value} ({count} pixels)" for value, count in list(values.items())[:20]),
+        stems=tuple(dict.fromkeys(re.sub(r"/z[0-9]{3}$", "", image.name) for image in images)),
+        channels=images[0].size[2] if images else 0,
+        classes=proposal,
+        axes=axes,
+        axes_unknown="" if axes else unknown,
+        crop=crop,
+        batch=batch,
+        folds=min(5, groups) if groups >= 2 else 5,
+    )

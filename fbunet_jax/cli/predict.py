@@ -1,0 +1,165 @@
+"""``fbunet predict``: images of any size become segmentations."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from fbunet_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from fbunet_jax.inference.files import OutputFolder, PageSummary, Settings
+    from fbunet_jax.inference.predictor import Predictor
+
+SHOWN = 5
+"""How many of a ranking are printed; the files hold more."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Segment images of any size with a trained run: labels, overlays, and a table of areas and uncertainty."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run directory, such as runs/quickstart/feedback-convlstm."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Images (TIFF, PNG, JPEG; one or many pages), or folders of images."""
+    out: str
+    """Folder for the results; created."""
+    fold: int | None = None
+    """Use one fold instead of the average of all that are trained."""
+    tile: int | None = None
+    """Side of the tiles in pixels; 512 if not given."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; 192 if not given, at most half of the tile."""
+    batch: int | None = None
+    """Tiles at once; 1 on a CPU and 8 elsewhere if not given."""
+    tta: bool = False
+    """Average over the 8 rotations and mirror images of each tile (test-time augmentation); takes 8 times as long."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Type of the convolutions; as trained if not given."""
+    axes: str = ""
+    """Order of the axes of TIFFs that do not say it themselves, such as ZYX or YXC."""
+    probabilities: bool = False
+    """Also write the class probabilities, as 16-bit floating-point TIFFs."""
+    uncertainty: bool = False
+    """Also write maps of the uncertainty, as 32-bit floating-point TIFFs."""
+    overlays: bool = True
+    """Write a picture of each image with its segmentation."""
+    overwrite: bool = False
+    """Replace results that --out holds already."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def command(options: Sequence[str], prog: str) -> int:
+    """Segment images; 2 if some could not be, after the others are done."""
+    arguments = tyro.cli(Arguments, args=options, prog=prog)
+    if not arguments.images:
+        raise DataError("No image is given. Give images, or folders of images, after the run directory.")
+    from fbunet_jax.inference.files import OutputFolder, Settings
+    from fbunet_jax.inference.images import find_images
+    from fbunet_jax.inference.predictor import Tiles, load
+
+    files = find_images([Path(image) for image in arguments.images])
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
+    predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
+    tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
+    folder = OutputFolder(Path(arguments.out))
+    steps = {str(fold.fold): fold.step for fold in predictor.folds}
+    made_with = {"run": str(Path(arguments.run).resolve()), "checkpoints": steps, "class_names": predictor.class_names}
+    made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
+    folder.begin(made_with, overwrite=arguments.overwrite)
+    folds = ", ".join(steps)
+    print(
+        f"{len(files)} {_plural('image', len(files))}; {_plural('fold', len(steps))} {folds} of {arguments.run}; "
+        f"tiles of {tiling.tile} pixels, overlapping by {tiling.overlap}",
+        flush=True,
+    )
+    return _segment(predictor, files, folder, settings)
+
+
+def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolder", settings: "Settings") -> int:
+    from fbunet_jax.inference.files import segment_file
+    from fbunet_jax.inference.tables import write_label_next, write_summary
+
+    pages: list[PageSummary] = []
+    faults: list[str] = []
+    started = time.monotonic()
+    # one unit an image, so that the end is known before every file has been opened
+    layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=len(files), bar_format=layout, disable=None, file=sys.stderr) as bar:
+        pixels = 0
+
+        def done(count: int, share: float) -> None:
+            nonlocal pixels
+            pixels += count
+            bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - started):.2f} megapixels/s", refresh=False)
+            bar.update(share)
+
+        for file in files:
+            try:
+                pages += segment_file(predictor, file, folder, settings, done)
+            except DataError as error:
+                faults.append(str(error))
+            bar.n = files.index(file) + 1
+            bar.refresh()
+    seconds = time.monotonic() - started
+    if pages:
+        write_summary(folder.summary, pages, predictor.class_names)
+        write_label_next(folder.label_next, pages)
+        _report(pages, folder, settings, seconds)
+    if faults:
+        names = "\n".join(f"  {fault}" for fault in faults)
+        print(
+            f"Error: {len(faults)} of {len(files)} {_plural('file', len(files))} could not be segmented:\n{names}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _report(pages: Sequence["PageSummary"], folder: "OutputFolder", settings: "Settings", seconds: float) -> None:
+    from fbunet_jax.inference.tables import rank_pages, rank_regions
+
+    area = sum(page.height * page.width for page in pages) / 1e6
+    count = f"{len(pages)} {_plural('page', len(pages))}, {area:.1f} megapixels"
+    print(f"{count} in {seconds:.1f} s ({area / seconds:.2f} megapixels/s, compiling included)")
+    for page in pages:
+        if page.warning:
+            print(f"Warning: {page.warning}")
+    several = pages[0].disagreement is not None
+    by = "disagreement of the folds" if several else "entropy of the class probabilities"
+    print(f"Label these next (mean {by}, from 0 to 1):")
+    for page in rank_pages(pages)[:SHOWN] if len(pages) > 1 else []:
+        value = page.entropy if page.disagreement is None else page.disagreement
+        print(f"  {value:.3f}  {_place(page, pages)}")
+    for page, region in rank_regions(pages)[:SHOWN]:
+        value = region.disagreement if several else region.entropy
+        place = f"rows {region.top} to {region.top + region.height - 1}, "
+        place += f"columns {region.left} to {region.left + region.width - 1}"
+        print(f"  {value:.3f}  {_place(page, pages)}, {place}")
+    print("Written:")
+    print(f"  {folder.path / 'labels'}  class index of each pixel")
+    for wanted, name, what in (
+        (settings.probabilities, "probabilities", "one plane a class, from 0 to 1"),
+        (settings.uncertainty, "uncertainty", "entropy" + (", disagreement of the folds" if several else "")),
+        (settings.overlays, "overlays", "pictures to look at"),
+    ):
+        if wanted:
+            print(f"  {folder.path / name}  {what}")
+    print(f"  {folder.summary}  areas, objects, uncertainty")
+    print(f"  {folder.label_next}  what to label next")
+
+
+def _place(page: "PageSummary", pages: Sequence["PageSummary"]) -> str:
+    several = any(other.page for other in pages if other.image == page.image)
+    return f"{page.image}, page {page.page}" if several else page.image
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -1,0 +1,249 @@
+"""What this machine has: facts only, gathered so that nothing that is broken can raise an error here."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlparse
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
+)
+"""Whose versions are looked up."""
+
+VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+"""Environment variables that change which devices JAX sees."""
+
+DEVICES_SECONDS = 120.0
+STEP_SECONDS = 300.0
+"""A process that has not answered by then hangs."""
+
+_NVIDIA, _GOOGLE = "0x10de", "0x1ae0"
+_DISPLAY = "0x03"
+
+
+class Gpu(NamedTuple):
+    """An NVIDIA GPU as its driver describes it."""
+
+    name: str
+    capability: float
+
+
+class Device(NamedTuple):
+    """A device as JAX describes it; memory in bytes, None where it does not tell."""
+
+    platform: str
+    kind: str
+    memory: int | None
+
+
+class Answer(NamedTuple):
+    """What a process of `probe` said: values, or an error; and the last line that it wrote to standard error."""
+
+    values: dict[str, Any]
+    error: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about this machine, this Python, and this folder.
+
+    Attributes:
+      python: version.
+      interpreter: path of the Python that runs.
+      package: version of fbunet_jax, None if it is not installed.
+      source: what pip would install, without extras: "fbunet-jax", or where this one came from.
+      editable: whether it was installed with "pip install -e".
+      versions: of the `PACKAGES` that are installed.
+      conflicts: what pip finds missing or unfit among the packages needed.
+      environment: those of `VARIABLES` that are set.
+      driver: version of the NVIDIA driver, "" without one.
+      gpus: that the driver lists.
+      nvidia_hardware: an NVIDIA GPU is on the bus.
+      tpu_hardware: a Google TPU is attached.
+      devices: what `probe` said of JAX's devices.
+      memory: bytes in all, the limit of the container or job if that is lower; None if unknown.
+      available: bytes of it that are free; None if unknown.
+      folder: the working directory.
+      free: bytes free on its disk.
+      writable: whether files can be made in it.
+      step: what `probe` said of one step of training.
+    """
+
+    python: str
+    interpreter: str
+    package: str | None
+    source: str
+    editable: bool
+    versions: dict[str, str]
+    conflicts: tuple[str, ...]
+    environment: dict[str, str]
+    driver: str
+    gpus: tuple[Gpu, ...]
+    nvidia_hardware: bool
+    tpu_hardware: bool
+    devices: Answer
+    memory: int | None
+    available: int | None
+    folder: str
+    free: int
+    writable: bool
+    step: Answer
+
+
+def examine() -> Machine:
+    """Gather the facts; takes some seconds, because it starts JAX and trains a step."""
+    source, editable = _source()
+    driver, gpus = _nvidia()
+    memory, available = _memory()
+    here = os.getcwd()  # noqa: PTH109 (the same, but as text)
+    devices = _ask("devices", DEVICES_SECONDS)
+    return Machine(
+        python=platform.python_version(),
+        interpreter=sys.executable,
+        package=_version("fbunet-jax"),
+        source=source,
+        editable=editable,
+        versions={name: version for name in PACKAGES if (version := _version(name))},
+        conflicts=_conflicts(),
+        environment={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        driver=driver,
+        gpus=gpus,
+        nvidia_hardware=bool(gpus) or _on_bus(_NVIDIA, _DISPLAY),
+        tpu_hardware=_on_bus(_GOOGLE, "") or bool(list(Path("/dev").glob("accel[0-9]*"))),
+        devices=devices,
+        memory=memory,
+        available=available,
+        folder=here,
+        free=shutil.disk_usage(here).free,
+        writable=_writable(here),
+        # without a device a step cannot be tried
+        step=devices if devices.error else _ask("step", STEP_SECONDS),
+    )
+
+
+def _version(name: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
+
+
+def _source() -> tuple[str, bool]:
+    """Return what pip would install again, and whether it is installed as editable."""
+    try:
+        text = importlib.metadata.distribution("fbunet-jax").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return str(Path(__file__).resolve().parents[2]), True  # a checkout
+    if not text:
+        return "fbunet-jax", False
+    origin = json.loads(text)
+    if "vcs_info" in origin:
+        return f"{origin['vcs_info']['vcs']}+{origin['url']}", False
+    parts = urlparse(origin["url"])
+    return unquote(parts.path) if parts.scheme == "file" else origin["url"], "dir_info" in origin
+
+
+def _conflicts() -> tuple[str, ...]:
+    """Return the complaints of "pip check" about this package and those that it needs; nothing without pip."""
+    if not importlib.util.find_spec("pip"):
+        return ()
+    _, output, _ = _run([sys.executable, "-m", "pip", "--disable-pip-version-check", "check"], 60.0)
+    needed = re.compile(r"(fbunet-jax|jax|jaxlib|flax|optax|orbax-checkpoint|jax-cuda\d+-\w+) ")
+    return tuple(line for line in output.splitlines() if needed.match(line))
+
+
+def _nvidia() -> tuple[str, tuple[Gpu, ...]]:
+    """Return the version of the NVIDIA driver and the GPUs that it lists."""
+    query = "--query-gpu=driver_version,compute_cap,name"
+    code, output, _ = _run(["nvidia-smi", query, "--format=csv,noheader"], 30.0)
+    rows = [[cell.strip() for cell in line.split(",", 2)] for line in output.splitlines()] if code == 0 else []
+    rows = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d+", row[1])]
+    if rows:
+        return rows[0][0], tuple(Gpu(name, float(capability)) for _, capability, name in rows)
+    with suppress(OSError):  # a container without nvidia-smi
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s", text):
+            return found[1], ()
+    return "", ()
+
+
+def _on_bus(vendor: str, kind: str) -> bool:
+    """Say whether a PCI device of a vendor, whose class begins with `kind`, is there (Linux)."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with suppress(OSError):
+            if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith(kind):
+                return True
+    return False
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """Return the bytes of memory in all and available; the limit of a control group counts."""
+    total = available = None
+    with suppress(OSError, ValueError, AttributeError):
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):
+        if found := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE):
+            available = 1024 * int(found[1])
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # "max" is no number: no limit
+            allowed = int((group / limit).read_text())
+            if total is not None and allowed < total:
+                total = allowed
+                left = allowed - int((group / used).read_text())
+                available = left if available is None else min(available, left)
+    return total, available
+
+
+def _writable(folder: str) -> bool:
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder):
+        return True
+    return False
+
+
+def _ask(question: str, seconds: float) -> Answer:
+    """Ask a process of `probe`, in which whatever is broken may break."""
+    environment = dict(os.environ)
+    # a checkout need not be installed; what lies in the working directory must not be imported in place of a package
+    paths = [str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # another process may hold most of the GPU's memory
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    command = [sys.executable, "-P", "-m", "fbunet_jax.doctor.probe", question]
+    code, output, errors = _run(command, seconds, environment)
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    remark = lines[-1] if lines else ""
+    if code == 0:
+        with suppress(ValueError, IndexError):
+            return Answer(json.loads(output.splitlines()[-1]), "", remark)
+    if code is None:
+        return Answer({}, f"no answer within {seconds:.0f} seconds", remark)
+    return Answer({}, remark or f"the process ended with exit code {code}, without a word", remark)
+
+
+def _run(command: list[str], seconds: float, environment: dict[str, str] | None = None) -> tuple[int | None, str, str]:
+    """Return exit code, output and errors; None for a process that did not end, 127 for a program that is not there."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, "", ""
+    except OSError:
+        return 127, "", ""
+    return done.returncode, done.stdout, done.stderr

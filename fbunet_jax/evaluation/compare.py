@@ -1,0 +1,201 @@
+"""Runs compared fold by fold: the same images, the same folds, paired differences in IoU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.evaluation.crossval import present_entries
+from fbunet_jax.evaluation.statistics import Interval, t_interval
+from fbunet_jax.runs import Run, read_json
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One run against the first.
+
+    Attributes:
+      name: what the run is called.
+      folds: `[F, K + 1]` this run's IoU minus the first run's, of every class and the mean; NaN where one has none.
+      mean: `[K + 1]` over folds.
+      intervals: 95 % t interval of each mean over folds, None with fewer than two folds.
+    """
+
+    name: str
+    folds: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    intervals: list[Interval | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs on the same folds.
+
+    Attributes:
+      names: of the runs.
+      rows: the class names, then "mean".
+      split: ``"test"`` or ``"validation"``.
+      folds: the F folds that every run has.
+      iou: `[runs, F, K + 1]` IoU of the last round, of every class and the mean.
+      differences: of every run but the first.
+      left_out: a sentence for each run that lacks a fold that another one has.
+    """
+
+    names: list[str]
+    rows: list[str]
+    split: str
+    folds: list[int]
+    iou: NDArray[np.float64]
+    differences: list[Difference]
+    left_out: list[str]
+
+
+def compare(runs: Sequence[str | Path], *, split: str = "test") -> Comparison:
+    """Compare runs by the evaluations that they hold.
+
+    Args:
+      runs: at least two run directories; the first is what the others are compared with.
+      split: ``"test"`` or ``"validation"``.
+
+    Raises:
+      RunError: the runs have other images, folds or splits (the difference is named), or no fold in common.
+    """
+    opened = [Run(Path(run)) for run in runs]
+    if len(opened) < 2:
+        raise RunError("A comparison needs at least two run directories: fbunet compare RUN RUN...")
+    check_comparable(opened)
+    names = run_names(opened)
+    entries = [_entries(run, split) for run in opened]
+    every = sorted({fold for found in entries for fold in found})
+    shared = [fold for fold in every if all(fold in found for found in entries)]
+    left_out = [
+        f"{name} has no {split} evaluation of fold {', '.join(map(str, missing))}, which the comparison leaves out."
+        for name, found in zip(names, entries, strict=True)
+        if (missing := [fold for fold in every if fold not in found])
+    ]
+    if not shared:
+        raise RunError(f"The runs have no evaluated fold in common. {' '.join(left_out)}")
+    values = np.array([[_values(found[fold]) for fold in shared] for found in entries], np.float64)
+    differences = [_difference(name, run - values[0]) for name, run in zip(names[1:], values[1:], strict=True)]
+    rows = [*opened[0].read_dataset()["class_names"], "mean"]
+    return Comparison(names, rows, split, shared, values, differences, left_out)
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Check that runs have the same images, classes and folds as the first.
+
+    Raises:
+      RunError: names what differs.
+    """
+    first = runs[0]
+    for run in runs:
+        run.read_config()  # whether it is a run at all
+    for run in runs[1:]:
+        before, now = first.read_dataset(), run.read_dataset()
+        remedy = "Compare runs of one data set and one division into folds."
+        if before["class_names"] != now["class_names"]:
+            raise RunError(
+                f"{run.path} has the classes {', '.join(now['class_names'])}, and {first.path} has "
+                f"{', '.join(before['class_names'])}. {remedy}"
+            )
+        if before["fingerprint"] != now["fingerprint"]:
+            raise RunError(
+                f"{run.path} was trained with other images or labels than {first.path}: the fingerprints of the data "
+                f"are {now['fingerprint']} and {before['fingerprint']}. {remedy}"
+            )
+        if difference := _fold_difference(first, run):
+            raise RunError(f"{run.path} and {first.path} have other folds: {difference} {remedy}")
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return what to call each run: its method, or its path where two have the same."""
+    methods = [run.read_config().method for run in runs]
+    names = methods if len(set(methods)) == len(methods) else [run.path.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _fold_difference(first: Run, other: Run) -> str:
+    """Say where the folds of two runs first differ, or return an empty text."""
+    before, now = read_json(first.folds)["folds"], read_json(other.folds)["folds"]
+    if len(before) != len(now):
+        return f"{len(now)} and {len(before)} of them."
+    for index, (old, new) in enumerate(zip(before, now, strict=True)):
+        for part in old:
+            if sorted(old[part]) != sorted(new[part]):
+                return f"the {part} part of fold {index} is {', '.join(new[part])} and {', '.join(old[part])}."
+    return ""
+
+
+def _entries(run: Run, split: str) -> dict[int, dict]:
+    """Return the evaluations of a run by fold, or say why there are none."""
+    found = {entry["fold"]: entry for entry in present_entries(run, split)}
+    if not found:
+        other = "validation" if split == "test" else "test"
+        what = (
+            f" It has one of the {other} split: give every run the same split." if present_entries(run, other) else ""
+        )
+        raise RunError(
+            f"{run.path} has no {split} evaluation of its best checkpoints.{what} Make it: "
+            f"fbunet evaluate {run.path} --split {split}"
+        )
+    return found
+
+
+def _values(entry: dict) -> list[float]:
+    return [np.nan if value is None else value for value in [*entry["iou"], entry["mean_iou"]]]
+
+
+def _difference(name: str, folds: NDArray[np.float64]) -> Difference:
+    columns = [column[~np.isnan(column)] for column in folds.T]
+    mean = np.array([column.mean() if column.size else np.nan for column in columns])
+    return Difference(name, folds, mean, [t_interval(column) for column in columns])
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Return the table that `fbunet compare` prints: IoU of the first run in %, differences in percentage points."""
+    folds = comparison.folds
+    lines = [f"{comparison.names[0]}: IoU in %, {comparison.split} split"]
+    first = [[_number(100 * value) for value in fold] for fold in comparison.iou[0]]
+    means = [_number(100 * value) for value in _nan_mean(comparison.iou[0])]
+    header = ["", *(f"fold {fold}" for fold in folds), "mean"]
+    lines += _aligned([header, *([row, *cells] for row, *cells in zip(comparison.rows, *first, means, strict=True))])
+    for difference in comparison.differences:
+        lines += ["", f"{difference.name} minus {comparison.names[0]}: percentage points of IoU"]
+        cells = [[_signed(100 * value) for value in fold] for fold in difference.folds]
+        mean = [_signed(100 * value) for value in difference.mean]
+        intervals = [f"{_signed(100 * i[0])} to {_signed(100 * i[1])}" if i else "none" for i in difference.intervals]
+        table = zip(comparison.rows, *cells, mean, intervals, strict=True)
+        lines += _aligned([[*header, "95 % interval"], *map(list, table)])
+    lines += ["", interval_note(len(folds))]
+    return "\n".join([*lines, *comparison.left_out])
+
+
+def interval_note(folds: int) -> str:
+    """Say what the interval is, or why there is none."""
+    if folds < 2:
+        return "No interval: one fold says nothing about how much a difference varies. Train and evaluate more folds."
+    return (
+        f"The interval is the paired t interval of the mean over {folds} folds. The folds share training images, so "
+        "it is rather too narrow than too wide."
+    )
+
+
+def _nan_mean(values: NDArray[np.float64]) -> list[float]:
+    return [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in values.T]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _number(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:.1f}"
+
+
+def _signed(value: float) -> str:
+    # 0.0 added: a small negative number would be written as -0.0
+    return "n/a" if np.isnan(value) else f"{round(value, 1) + 0.0:+.1f}"

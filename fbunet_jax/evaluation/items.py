@@ -1,0 +1,100 @@
+"""Pixels counted image by image: what the report's intervals, its best and worst images and its moves come from."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.errors import RunError
+from fbunet_jax.evaluation.segmentation import FoldSegmentation
+from fbunet_jax.runs import write_atomically
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """The counts of one fold's items.
+
+    Attributes:
+      fold: number of the fold.
+      step: of the checkpoint.
+      names: of the N items.
+      groups: the group of each.
+      confusion: `[N, R, K, K]` int64, of every round; rows truth, columns prediction.
+      moves: `[N, K, K, K]` int64: true class, class in the first round, class in the last.
+    """
+
+    fold: int
+    step: int
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    moves: NDArray[np.int64]
+
+    def save(self, path: Path) -> None:
+        """Write a compressed NumPy archive."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            fold=self.fold,
+            step=self.step,
+            names=np.array(self.names),
+            groups=np.array(self.groups),
+            confusion=self.confusion,
+            moves=self.moves,
+        )
+        write_atomically(path, buffer.getvalue())
+
+
+def read_items(path: Path) -> ItemCounts:
+    """Read what `ItemCounts.save` wrote.
+
+    Raises:
+      RunError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            return ItemCounts(
+                fold=int(archive["fold"]),
+                step=int(archive["step"]),
+                names=tuple(archive["names"].tolist()),
+                groups=tuple(archive["groups"].tolist()),
+                confusion=archive["confusion"],
+                moves=archive["moves"],
+            )
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} cannot be read: {error}. Remove it and evaluate the run again.") from error
+
+
+def count_items(segmentation: FoldSegmentation, dataset: Dataset, items: NDArray[np.intp]) -> ItemCounts:
+    """Segment items with a fold's network and count their pixels."""
+    classes, rounds = len(dataset.class_names), segmentation.trained.model.rounds
+    confusion = np.zeros((len(items), rounds, classes, classes), np.int64)
+    moves = np.zeros((len(items), classes, classes, classes), np.int64)
+    for position, top, left, predicted in segmentation.tiles(items):
+        height, width = predicted.shape[1:]
+        label = dataset.labels[items[position]][top : top + height, left : left + width]
+        counted = label < classes
+        truth = label[counted]
+        chosen = predicted[:, counted]
+        for index in range(rounds):
+            confusion[position, index] += _count(classes, truth, chosen[index])
+        moves[position] += _count(classes, truth, chosen[0], chosen[-1])
+    return ItemCounts(
+        segmentation.trained.fold,
+        segmentation.trained.step,
+        tuple(dataset.names[item] for item in items),
+        tuple(dataset.groups[item] for item in items),
+        confusion,
+        moves,
+    )
+
+
+def _count(classes: int, *labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the combinations of classes in arrays of one length: `[K] * len(labels)` int64."""
+    shape = (classes,) * len(labels)
+    flat = np.ravel_multi_index([label.astype(np.intp) for label in labels], shape)
+    return np.bincount(flat, minlength=classes ** len(labels)).reshape(shape).astype(np.int64)

@@ -1,0 +1,103 @@
+"""The trained network of one fold over images of its data set: what the numbers and the report's pictures come from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from fbunet_jax.config import Config
+from fbunet_jax.data.datasets import Dataset, load_dataset
+from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
+from fbunet_jax.runs import Run
+from fbunet_jax.training.parallel import MappedSegmentation, replicate
+from fbunet_jax.training.setup import describe, make_part
+from fbunet_jax.training.trained import load_trained_fold
+
+
+def load_run_data(run: Run, root: str = "") -> tuple[Config, Dataset]:
+    """Return the settings of a run and the data set that it was trained with.
+
+    Args:
+      run: the run.
+      root: folder of the data set, where it is no longer where the run found it.
+
+    Raises:
+      UserError: the folder is no run, or the data cannot be read or are not those of the run.
+    """
+    config = run.read_config()
+    if root:
+        config = replace(config, data=replace(config.data, root=root))
+    try:
+        dataset = load_dataset(config.data)
+    except DataError as error:
+        raise DataError(f"{error} If the data set has moved, give its folder with --data-root.") from error
+    if describe(dataset)["fingerprint"] != run.read_dataset()["fingerprint"]:
+        raise RunError(
+            f"The images in {config.data.root or 'the synthetic data set'} are not those that {run.path} was trained "
+            "with. Give the folder of the same data set with --data-root."
+        )
+    return config, dataset
+
+
+class FoldSegmentation:
+    """The best checkpoint of one fold, which segments items of the run's data set in tiles of `data.crop` pixels."""
+
+    def __init__(self, run: Run, config: Config, dataset: Dataset, fold: int) -> None:
+        """Restore the fold.
+
+        Raises:
+          RunError: the fold has no checkpoint, or it cannot be read.
+        """
+        self.trained = load_trained_fold(run, fold)
+        self.dataset = dataset
+        self.tile = config.data.crop
+        self._mapped = MappedSegmentation(self.trained.model, tile=self.tile, batch_size=config.training.batch_size)
+        self._variables = replicate(self.trained.variables)
+
+    def tiles(self, items: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, int, NDArray[np.uint8]]]:
+        """Yield position in ``items``, top, left, and the classes of every round `[R, h, w]` uint8 of each tile.
+
+        The tiles cover every pixel of every item once; those at the border are smaller.
+        """
+        part = make_part(self.dataset, np.asarray(items), self.trained.normalisation, self.tile)
+        predicted = self._mapped(self._variables, replicate(part.store), part.tiles)
+        for (position, top, left), classes in zip(part.tiles.tolist(), predicted, strict=True):
+            height, width = part.sizes[position]
+            yield position, top, left, classes[:, : height - top, : width - left]
+
+    def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the classes of every round `[R, h, w]` uint8 of each item, every ``strides[i]``-th row and column."""
+        maps: list[NDArray[np.uint8]] = []
+        for item, stride in zip(items, strides, strict=True):
+            height, width = self.dataset.labels[item].shape
+            shape = (self.trained.model.rounds, -(-height // stride), -(-width // stride))
+            maps.append(np.zeros(shape, np.uint8))
+        for position, top, left, classes in self.tiles(items):
+            stride = strides[position]
+            kept = classes[:, -top % stride :: stride, -left % stride :: stride]
+            row, column = -(-top // stride), -(-left // stride)
+            maps[position][:, row : row + kept.shape[1], column : column + kept.shape[2]] = kept
+        return maps
+
+    def first_block(self, item: int) -> NDArray[np.float32]:
+        """Return the summed features of the first layer, last round, in an item's first tile `[h, w]` (Fig. 8)."""
+        image = self.dataset.images[item][: self.tile, : self.tile]
+        height, width = image.shape[:2]
+        scale, shift = self.trained.normalisation.affine(self.dataset.images[item])
+        # the network takes whole tiles only: smaller images are mirrored, as in evaluation
+        margins = ((0, self.tile - height), (0, self.tile - width), (0, 0))
+        inputs = np.pad(image.astype(np.float32) * scale + shift, margins, mode="reflect")
+        features = _first_features(self.trained.model, self.trained.variables, jnp.asarray(inputs[None]))
+        return np.asarray(features)[0, :height, :width]
+
+
+@partial(jax.jit, static_argnums=0)
+def _first_features(model: FeedbackUNet, variables: Mapping[str, Any], images: Array) -> Array:
+    return feature_maps(model, variables, images)["encoder_0_first"]

@@ -1,0 +1,1 @@
+"""Parameters become segmentations of images of any size."""

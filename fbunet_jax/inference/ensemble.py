@@ -1,0 +1,96 @@
+"""One batch of tiles through every fold: mean probabilities and the disagreement between folds, on the device."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.training.trained import TrainedFold
+
+VIEWS = 8
+"""The dihedral views of a square: 4 rotations, and the 4 of its mirror image."""
+
+Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class Ensemble:
+    """The networks of the folds, compiled once for a shape and type of tiles: folds and views are its arguments."""
+
+    def __init__(self, folds: Sequence[TrainedFold], dtype: Any) -> None:
+        """Put the weights on the device; compute in `dtype`."""
+        # compiled once although every fold has a network: they differ in their weights only
+        self._segment = jax.jit(partial(segment_view, folds[0].model.clone(dtype=dtype)))
+        self._combine = jax.jit(combine)
+        self._variables = jax.device_put([fold.variables for fold in folds])
+
+    def __call__(
+        self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool = False
+    ) -> Array:
+        """Segment tiles.
+
+        Args:
+          pixels: `[B, T, T, C]` as stored.
+          affines: scale and shift `[C]` of each fold, see `Normalisation.affine`.
+          weights: `[T]` of rows and columns.
+          tta: average over the 8 dihedral views.
+
+        Returns:
+          `[B, T, T, K + 1]` float32, multiplied by the weights: the mean probabilities, and the mutual information
+          between class and fold in nats. Not waited for.
+        """
+        tiles = jnp.asarray(pixels)
+        views = [np.int32(view) for view in range(VIEWS if tta else 1)]
+        members = [
+            [self._segment(variables, tiles, scale, shift, view) for view in views]
+            for variables, (scale, shift) in zip(self._variables, affines, strict=True)
+        ]
+        return self._combine(members, weights)
+
+
+def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
+    """Return the probabilities of the last round, `[B, T, T, K]` float32, of one dihedral view, turned back.
+
+    Args:
+      model: the network; batch normalisation uses the running statistics.
+      variables: of one fold.
+      pixels: `[B, T, T, C]` as stored.
+      scale: `[C]`.
+      shift: `[C]`.
+      view: [] int32, 0 to 7; 0 is the tile as it is.
+    """
+    images = turn(pixels, view).astype(jnp.float32) * scale + shift
+    logits = cast(Array, model.apply(variables, images, train=False))
+    return turn_back(jax.nn.softmax(logits[-1].astype(jnp.float32)), view)
+
+
+def turn(images: Array, view: Array) -> Array:
+    """Return a dihedral view of square images `[B, T, T, C]`: `view` % 4 quarter turns, mirrored from 4 on."""
+    turns = [partial(jnp.rot90, k=k, axes=(1, 2)) for k in range(4)]
+    turned = jax.lax.switch(view % 4, turns, images)
+    return jnp.where(view >= 4, turned[:, :, ::-1], turned)
+
+
+def turn_back(images: Array, view: Array) -> Array:
+    """Undo `turn`."""
+    turns = [partial(jnp.rot90, k=-k, axes=(1, 2)) for k in range(4)]
+    return jax.lax.switch(view % 4, turns, jnp.where(view >= 4, images[:, :, ::-1], images))
+
+
+def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:
+    """Return what `Ensemble` returns from the probabilities `[B, T, T, K]` of every fold and view."""
+    folds = [sum(views[1:], start=views[0]) / len(views) for views in members]
+    mean = sum(folds[1:], start=folds[0]) / len(folds)
+    disagreement = entropy(mean) - sum(map(entropy, folds)) / len(folds)
+    values = jnp.concatenate([mean, jnp.maximum(disagreement, 0)[..., None]], axis=-1)
+    return values * weights[:, None, None] * weights[:, None]
+
+
+def entropy(probabilities: Array) -> Array:
+    """Return the entropy over the last axis in nats; 0 log 0 is 0."""
+    return jax.scipy.special.entr(probabilities).sum(axis=-1)

@@ -1,0 +1,290 @@
+"""Image files become label files, maps, overlays and tables in one folder."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.figures import draw_overlay
+from fbunet_jax.inference.images import OpenImage, name_of, open_image
+from fbunet_jax.inference.outputs import Planes, label_pages, write_labels
+from fbunet_jax.inference.predictor import Band, Predictor, Tiles, sample_rows
+from fbunet_jax.inference.summary import Region, UncertaintyMap, areas, count_objects
+from fbunet_jax.runs import write_atomically
+
+OVERLAY_SIDE = 1600
+"""Largest side of an overlay, in pixels."""
+
+_SAMPLE_PIXELS = 2**20
+# Further from the training images than staining and exposure vary; another bit depth is.
+FAR_MEAN, FAR_SPREAD = 8.0, 20.0
+
+WriteMaps = Callable[[int, Band], None]
+"""Is given every page's number and band."""
+
+Done = Callable[[int, float], None]
+"""Is told how many pixels are done now, and which share of the file that is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to segment, and which files to write besides labels; see `Predictor.bands` and the command's help."""
+
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    tta: bool = False
+    axes: str = ""
+    probabilities: bool = False
+    uncertainty: bool = False
+    overlays: bool = True
+
+
+@dataclass(frozen=True)
+class PageSummary:
+    """One segmented page.
+
+    Attributes:
+      image: name of the file's results.
+      page: 0-based.
+      height: in pixels.
+      width: in pixels.
+      areas: pixels of each class.
+      objects: connected components of each class.
+      entropy: mean, from 0 to 1.
+      disagreement: mean, from 0 to 1; None with one fold.
+      regions: windows and their mean uncertainty.
+      warning: a sentence, where the intensities are far from those of the training images.
+    """
+
+    image: str
+    page: int
+    height: int
+    width: int
+    areas: NDArray[np.int64]
+    objects: list[int]
+    entropy: float
+    disagreement: float | None
+    regions: list[Region]
+    warning: str
+
+
+class OutputFolder:
+    """Where results go: ``labels/``, ``probabilities/``, ``uncertainty/``, ``overlays/`` and the tables."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the files; nothing is created yet."""
+        self.path = path
+        self.record = path / "prediction.json"
+        self.summary = path / "summary.csv"
+        self.label_next = path / "label_next.csv"
+
+    def labels(self, name: str) -> Path:
+        """Return the label file of an image."""
+        return self.path / "labels" / f"{name}.tif"
+
+    def probabilities(self, name: str) -> Path:
+        """Return the file of an image's class probabilities."""
+        return self.path / "probabilities" / f"{name}.tif"
+
+    def uncertainty(self, name: str) -> Path:
+        """Return the file of an image's entropy and disagreement."""
+        return self.path / "uncertainty" / f"{name}.tif"
+
+    def overlay(self, name: str, page: int, pages: int) -> Path:
+        """Return the picture of a page."""
+        return self.path / "overlays" / (f"{name}.png" if pages == 1 else f"{name}-z{page:03d}.png")
+
+    def scratch(self, name: str, what: str) -> Path:
+        """Return a file that does not outlive the command."""
+        return self.path / f".unfinished-{name}-{what}"
+
+    def begin(self, settings: dict[str, Any], *, overwrite: bool) -> None:
+        """Create the folder, and record what its results are made with.
+
+        Raises:
+          RunError: it holds results that may not be replaced, or files that are not results.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not self.record.exists():
+                raise RunError(
+                    f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
+                    "with --out."
+                )
+            if not overwrite:
+                raise RunError(
+                    f"{self.path} holds results already. Choose another folder with --out, or replace them with "
+                    "--overwrite."
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.record, json.dumps(settings, indent=1) + "\n")
+
+
+def segment_file(
+    predictor: Predictor, path: Path, folder: OutputFolder, settings: Settings, done: Done
+) -> list[PageSummary]:
+    """Segment every page of a file, and write its results.
+
+    Args:
+      predictor: the trained folds.
+      path: of the image.
+      folder: where the results go.
+      settings: how, and which files.
+      done: called as pixels are done.
+
+    Raises:
+      DataError: the file cannot be read or does not fit the network.
+    """
+    name = name_of(path)
+    with open_image(path, settings.axes, folder.scratch(name, "image")) as image:
+        if image.channels != predictor.channels:
+            raise DataError(
+                f"{path} has {image.channels} channels, but the network was trained with {predictor.channels}. Give "
+                "images of the same kind as the training images; --axes says what the axes of a TIFF are."
+            )
+        folder.labels(name).parent.mkdir(exist_ok=True)
+        pages = []
+        shape = (image.pages, image.height, image.width)
+        with (
+            label_pages(*shape, folder.scratch(name, "labels")) as labels,
+            _maps(predictor, image, folder, settings) as write_maps,
+        ):
+            for page in range(image.pages):
+                uncertainty = _segment_page(predictor, image, page, labels[page], settings, (write_maps, done))
+                pages.append(_summary(predictor, image, page, labels[page], uncertainty))
+                if settings.overlays:
+                    overlay = folder.overlay(name, page, image.pages)
+                    _write_overlay(overlay, image, page, labels[page], predictor.class_names)
+            origin = {"metadata": _origin(predictor), **image.resolution}
+            write_labels(folder.labels(name), labels, predictor.class_names, stacked=image.stacked, **origin)
+    return pages
+
+
+def _segment_page(
+    predictor: Predictor,
+    image: OpenImage,
+    page: int,
+    labels: NDArray[np.uint8],
+    settings: Settings,
+    listeners: tuple[WriteMaps, Done],
+) -> UncertaintyMap:
+    """Fill the labels `[H, W]` of a page, tell the listeners of every band, and return where it is uncertain."""
+    write_maps, done = listeners
+    uncertainty = UncertaintyMap(image.height, image.width)
+    tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
+    for band in predictor.bands(image.rows(page), image.height, image.width, tiles):
+        labels[band.first : band.first + len(band.labels)] = band.labels
+        uncertainty.add(band.first, band.entropy, band.disagreement)
+        write_maps(page, band)
+        done(band.labels.size, band.labels.size / (image.pages * image.height * image.width))
+    return uncertainty
+
+
+def _summary(
+    predictor: Predictor, image: OpenImage, page: int, labels: NDArray[np.uint8], uncertainty: UncertaintyMap
+) -> PageSummary:
+    classes = len(predictor.class_names)
+    entropy, disagreement = uncertainty.mean()
+    return PageSummary(
+        name_of(image.path),
+        page,
+        image.height,
+        image.width,
+        areas(labels, classes),
+        count_objects(labels, classes),
+        entropy,
+        disagreement if len(predictor.folds) > 1 else None,
+        uncertainty.regions(),
+        _intensity_warning(predictor, image, page),
+    )
+
+
+@contextlib.contextmanager
+def _maps(predictor: Predictor, image: OpenImage, folder: OutputFolder, settings: Settings) -> Iterator[WriteMaps]:
+    """Yield a function that writes a band's probabilities and uncertainty; the files are complete afterwards."""
+    name = name_of(image.path)
+    uncertainties = ["entropy", "disagreement"] if len(predictor.folds) > 1 else ["entropy"]
+    wanted: list[tuple[Path, list[str], Any]] = []
+    if settings.probabilities:
+        wanted.append((folder.probabilities(name), list(predictor.class_names), np.float16))
+    if settings.uncertainty:
+        wanted.append((folder.uncertainty(name), uncertainties, np.float32))
+    files: list[Planes] = []
+    try:
+        for path, planes, dtype in wanted:
+            path.parent.mkdir(exist_ok=True)
+            shape: tuple[int, ...] = (len(planes), image.height, image.width)
+            shape = (image.pages, *shape) if image.stacked else shape
+            metadata = {"planes": planes, **_origin(predictor)}
+            axes = "ZCYX" if image.stacked else "CYX"
+            files.append(Planes(path, axes, shape, dtype, metadata=metadata, **image.resolution))
+
+        def write(page: int, band: Band) -> None:
+            arrays = [np.stack([band.entropy, band.disagreement], axis=-1)[..., : len(uncertainties)]]
+            if settings.probabilities:
+                arrays.insert(0, band.probabilities)
+            for file, values in zip(files, arrays, strict=False):
+                count = values.shape[-1]
+                for plane in range(count):
+                    file.write(page * count + plane, band.first, values[..., plane])
+
+        yield write
+        for file in files:
+            file.finish()
+    finally:
+        for file in files:
+            file.discard()
+
+
+def _write_overlay(
+    path: Path, image: OpenImage, page: int, labels: NDArray[np.uint8], class_names: Sequence[str]
+) -> None:
+    """Draw a page under its labels; of a large page the means of n x n pixels and every n-th label."""
+    rows = image.rows(page)
+    step = -(-max(image.height, image.width) // OVERLAY_SIDE)
+    # what is left of an image smaller than a step is drawn whole
+    height, width = max(image.height // step, 1), max(image.width // step, 1)
+    step_y, step_x = min(step, image.height), min(step, image.width)
+    shown = [
+        rows(row * step_y, (row + 1) * step_y)[:, : width * step_x]
+        .reshape(step_y, width, step_x, image.channels)
+        .mean(axis=(0, 2), dtype=np.float32)
+        for row in range(height)
+    ]
+    picked = labels[step_y // 2 :: step_y, step_x // 2 :: step_x][:height, :width]
+    draw_overlay(path, np.stack(shown), picked, class_names)
+
+
+def _origin(predictor: Predictor) -> dict[str, Any]:
+    """Return what the metadata of every file say: the step of each fold's checkpoint."""
+    return {"program": "fbunet_jax", "folds": {str(fold.fold): fold.step for fold in predictor.folds}}
+
+
+def _intensity_warning(predictor: Predictor, image: OpenImage, page: int) -> str:
+    """Return a warning if the intensities are so far from the training images that the bit depth may differ."""
+    normalisation = predictor.folds[0].normalisation
+    if normalisation.kind != "standardise":
+        return ""
+    sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
+    values = sample.reshape(-1, image.channels)
+    mean, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    expected, deviation = np.array(normalisation.mean), np.maximum(normalisation.deviation, 1e-12)
+    if np.all(np.abs(mean - expected) < FAR_MEAN * deviation) and np.all(spread < FAR_SPREAD * deviation):
+        return ""
+    return (
+        f"{image.path}: the mean intensity is {_numbers(mean)}, in the training images it was {_numbers(expected)} "
+        f"with a deviation of {_numbers(deviation)}. If the file has another bit depth or unit, convert it; the "
+        "segmentation means nothing otherwise."
+    )
+
+
+def _numbers(values: NDArray) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

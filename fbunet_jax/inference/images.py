@@ -1,0 +1,165 @@
+"""Images to segment: small files are read whole; of large TIFFs a band of rows at a time is in memory."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from fbunet_jax.data.folds import natural_key
+from fbunet_jax.data.readers import (
+    CHANNEL_AXES,
+    IMAGE_SUFFIXES,
+    PAGE_AXES,
+    arrange,
+    drop_opaque_alpha,
+    has_alpha,
+    intensities,
+    open_tiff,
+    read_image,
+)
+from fbunet_jax.errors import DataError
+
+WHOLE_VALUES = 2**26
+"""TIFFs with more values than this are not read at once."""
+
+Rows = Callable[[int, int], NDArray]
+"""The rows from first to last (exclusive) of one page, `[rows, W, C]` as stored."""
+
+
+@dataclass(frozen=True)
+class OpenImage:
+    """One file of one or more pages.
+
+    Attributes:
+      path: of the file.
+      pages: number of pages.
+      height: in pixels.
+      width: in pixels.
+      channels: number of channels.
+      read: ``read(page, first, last)`` gives rows `[rows, W, C]` in the stored type.
+      stacked: whether the file has a page axis.
+      resolution: what a TIFF says of the size of a pixel, as arguments of `tifffile.imwrite`.
+    """
+
+    path: Path
+    pages: int
+    height: int
+    width: int
+    channels: int
+    read: Callable[[int, int, int], NDArray]
+    stacked: bool = False
+    resolution: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, page: int) -> Rows:
+        """Return the reader of one page."""
+        return lambda first, last: self.read(page, first, last)
+
+
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """Return the image files among files and folders, folders in natural order and not deeper.
+
+    Raises:
+      DataError: an input does not exist, a folder has no image, or two files would get one name.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = [each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES]
+            found = sorted((each for each in found if each.name[0] != "."), key=lambda each: natural_key(each.name))
+            if not found:
+                inner = next((each.name for each in sorted(path.iterdir()) if each.is_dir()), "")
+                hint = f" It has a folder {inner}; give {path / inner}." if inner else ""
+                raise DataError(f"{path} has no image: expected files of {', '.join(IMAGE_SUFFIXES)}.{hint}")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist. Give an image or a folder of images.")
+    names: dict[str, Path] = {}
+    for file in dict.fromkeys(files):
+        other = names.setdefault(name_of(file), file)
+        if other != file:
+            raise DataError(
+                f"{other} and {file} have the same name, so one result would overwrite the other. Segment them into "
+                "different folders."
+            )
+    return list(names.values())
+
+
+def name_of(file: Path) -> str:
+    """Return the name of an image's results: "07" for 07.tif and 07.ome.tif."""
+    return file.stem.removesuffix(".ome")
+
+
+@contextlib.contextmanager
+def open_image(path: Path, axes: str, scratch: Path) -> Iterator[OpenImage]:
+    """Open a file.
+
+    Args:
+      path: TIFF, PNG or JPEG.
+      axes: see `read_image`.
+      scratch: file for the decoded values of a large compressed TIFF; removed afterwards.
+
+    Raises:
+      DataError: the file cannot be used, see `read_image`; for values that are not finite and pixels that are not
+        opaque in a large file only when they are read.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        yield _whole(path, read_image(path, axes), stacked=False)
+        return
+    try:
+        with open_tiff(path, axes) as (series, order):
+            stacked, resolution = any(axis in PAGE_AXES for axis in order), _resolution(series.keyframe)
+            large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
+            if large:
+                image = _large(path, series, order, scratch)
+        if not large:
+            image = _whole(path, read_image(path, axes), stacked)
+        yield OpenImage(**{**vars(image), "stacked": stacked, "resolution": resolution})
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _whole(path: Path, array: NDArray, stacked: bool) -> OpenImage:
+    pages, height, width, channels = array.shape
+    return OpenImage(path, pages, height, width, channels, lambda page, a, b: array[page, a:b], stacked)
+
+
+def _large(path: Path, series: tifffile.TiffPageSeries, order: str, scratch: Path) -> OpenImage:
+    """Map the values of a file into memory, which the system then reads where and when they are used."""
+    direct = series.dataoffset is not None and series.keyframe.is_memmappable
+    mapped: Any = series.asarray(out="memmap" if direct else str(scratch))
+    where = {"dtype": mapped.dtype, "shape": mapped.shape, "offset": mapped.offset}
+    file, alpha = (path if direct else scratch), has_alpha(series)
+    mapped.flush()
+    del mapped
+    in_page = [axis for axis in order if axis not in PAGE_AXES]
+    sizes = dict(zip(order, series.shape, strict=True))
+    page_shape = [sizes[axis] for axis in order if axis in PAGE_AXES]
+
+    def read(page: int, first: int, last: int) -> NDArray:
+        # mapped anew each time: what has been read does not stay in memory
+        array: NDArray = np.memmap(file, mode="r", **where)
+        place = iter(np.unravel_index(page, page_shape) if page_shape else ())
+        array = array[tuple(next(place) if axis in PAGE_AXES else slice(None) for axis in order)]
+        cut = tuple(slice(first, last) if axis == "Y" else slice(None) for axis in in_page)
+        rows = np.array(array[cut], dtype=array.dtype.newbyteorder("="))
+        rows = arrange(rows, "".join(in_page))
+        return intensities(path, drop_opaque_alpha(path, rows) if alpha else rows)[0]
+
+    channels = math.prod(sizes[axis] for axis in in_page if axis in CHANNEL_AXES) - alpha
+    return OpenImage(path, math.prod(page_shape), sizes["Y"], sizes["X"], channels, read)
+
+
+def _resolution(page: tifffile.TiffPage) -> dict[str, Any]:
+    tags = page.tags
+    if "XResolution" not in tags or "YResolution" not in tags:
+        return {}
+    unit = tags.valueof("ResolutionUnit", 2)
+    return {"resolution": (tags["XResolution"].value, tags["YResolution"].value), "resolutionunit": int(unit)}

@@ -1,0 +1,291 @@
+"""Trained folds segment images of any size: ``load(run).predict(image)``."""
+
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.inference.ensemble import Affine, Ensemble
+from fbunet_jax.inference.images import Rows
+from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, BandBlender, Tiling, mirrored
+from fbunet_jax.runs import Run
+from fbunet_jax.training.trained import TrainedFold, load_trained_fold, trained_folds
+
+Precision = Literal["float32", "bfloat16"]
+
+# One batch is computed while the next is prepared.
+_IN_FLIGHT = 2
+_SAMPLE_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The segmentation of an image; of a stack every array has the pages in front.
+
+    Attributes:
+      labels: `[H, W]` uint8, class index.
+      probabilities: `[H, W, K]` float32, mean over the folds.
+      entropy: `[H, W]` float32 of the mean probabilities, divided by log K: 0 is certain, 1 is all classes alike.
+      disagreement: `[H, W]` float32, mutual information between class and fold, divided by log K: 0 where the folds
+        agree; the part of the entropy that more labelled images would reduce. None with one fold.
+      class_names: in class order.
+    """
+
+    labels: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    disagreement: NDArray[np.float32] | None
+    class_names: tuple[str, ...]
+
+
+class Tiles(NamedTuple):
+    """How a page is cut; None for the default.
+
+    Attributes:
+      tile: side of the square tiles in pixels, a multiple of 2^(levels - 1); 512 by default.
+      overlap: pixels that neighbours share at least, likewise; 192 by default, at most half of the tile.
+      batch: tiles at once; by default 1 on a CPU and 8 elsewhere.
+      tta: average over the 8 dihedral views of each tile (test-time augmentation), which takes 8 times as long.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    tta: bool = False
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of a prediction: arrays as in `Prediction`, from row `first` on."""
+
+    first: int
+    labels: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    disagreement: NDArray[np.float32]
+
+    def arrays(self) -> tuple[NDArray, ...]:
+        """Return labels, probabilities, entropy and disagreement."""
+        return self.labels, self.probabilities, self.entropy, self.disagreement
+
+
+class Predictor:
+    """Segments images with the mean probabilities of one or more trained folds."""
+
+    def __init__(self, folds: Sequence[TrainedFold], channels: int, precision: Precision | None = None) -> None:
+        """Put the weights on the device; compute as trained unless a precision is given."""
+        self.folds = tuple(folds)
+        self.channels = channels
+        self.class_names = self.folds[0].class_names
+        model = self.folds[0].model
+        self.unit = 2 ** (len(model.widths) - 1)
+        self._ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else model.dtype)
+
+    def predict(
+        self,
+        image: NDArray,
+        *,
+        stack: bool = False,
+        tile: int | None = None,
+        overlap: int | None = None,
+        batch: int | None = None,
+        tta: bool = False,
+    ) -> Prediction:
+        """Segment an image that is in memory.
+
+        Args:
+          image: `[H, W]` or `[H, W, C]`; with `stack` `[Z, H, W]` or `[Z, H, W, C]`. In the type of the files that
+            the network was trained with, not normalised.
+          stack: whether the first axis numbers pages, which are segmented one by one.
+          tile: see `Tiles`.
+          overlap: see `Tiles`.
+          batch: see `Tiles`.
+          tta: see `Tiles`.
+
+        Raises:
+          DataError: shape, type, channels or values do not fit.
+          ConfigError: tile, overlap or batch do not fit.
+        """
+        images = as_pages(image, self.channels, stack=stack)
+        pages = []
+        for page in images:
+            height, width = page.shape[:2]
+
+            def rows(first: int, last: int, page: NDArray = page) -> NDArray:
+                return page[first:last]
+
+            bands = self.bands(rows, height, width, Tiles(tile, overlap, batch, tta))
+            pages.append([np.concatenate(parts) for parts in zip(*(band.arrays() for band in bands), strict=True)])
+        labels, probabilities, entropy, disagreement = (
+            np.stack(parts) if stack else parts[0] for parts in zip(*pages, strict=True)
+        )
+        compared = disagreement if len(self.folds) > 1 else None
+        return Prediction(labels, probabilities, entropy, compared, self.class_names)
+
+    def bands(self, rows: Rows, height: int, width: int, tiles: Tiles | None = None) -> Iterator[Band]:
+        """Segment one page band by band, from top to bottom; memory does not depend on its height.
+
+        Args:
+          rows: gives rows `[rows, W, C]` of the page.
+          height: of the page.
+          width: of the page.
+          tiles: their size, overlap, number at once, and views.
+
+        Yields:
+          Bands that cover every row once.
+
+        Raises:
+          ConfigError: the tiles do not fit the network.
+        """
+        tiles = tiles or Tiles()
+        tiling = self.tiling(tiles)
+        blender = BandBlender(tiling, height, width, len(self.class_names) + 1)
+        for (top, left), values in self._segmented(tiling, tiles, rows, (height, width)):
+            for first, band in blender.add(top, left, values):
+                yield _band(first, band)
+        for first, band in blender.finish():
+            yield _band(first, band)
+
+    def _segmented(
+        self, tiling: Tiling, tiles: Tiles, rows: Rows, size: tuple[int, int]
+    ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+        """Yield top, left and weighted values `[T, T, K + 1]` of every tile, row by row."""
+        batch = default_batch() if tiles.batch is None else tiles.batch
+        affines, weights = self._affines(rows, *size), tiling.weights()
+        source = _tiles(tiling, rows, *size)
+        pending: collections.deque[tuple[list[tuple[int, int]], Array]] = collections.deque()
+        while True:
+            chunk = list(itertools.islice(source, batch))
+            if chunk:
+                corners, pixels = zip(*chunk, strict=True)
+                # every batch has one shape, so that everything is compiled once
+                padded = np.stack([*pixels, *[pixels[-1]] * (batch - len(chunk))])
+                pending.append((list(corners), self._ensemble(padded, affines, weights, tta=tiles.tta)))
+            if not pending:
+                return
+            if len(pending) == _IN_FLIGHT or not chunk:
+                corners, values = pending.popleft()
+                # not strict: the results of the padding are dropped
+                yield from zip(corners, np.asarray(values), strict=False)
+
+    def tiling(self, tiles: Tiles) -> Tiling:
+        """Return the tiles that these settings, None for the default, stand for.
+
+        Raises:
+          ConfigError: they do not fit the network.
+        """
+        if tiles.batch is not None and tiles.batch < 1:
+            raise ConfigError(f"batch = {tiles.batch}: expected at least 1 tile at once.")
+        side = max(DEFAULT_TILE, 2 * self.unit) if tiles.tile is None else tiles.tile
+        overlap = min(DEFAULT_OVERLAP, side // 2) // self.unit * self.unit if tiles.overlap is None else tiles.overlap
+        return Tiling(side, overlap, self.unit)
+
+    def _affines(self, rows: Rows, height: int, width: int) -> list[Affine]:
+        """Return scale and shift of every fold; the percentiles of a large page are those of every n-th row."""
+        if any(fold.normalisation.kind == "percentile" for fold in self.folds):
+            sample = sample_rows(rows, height, width, _SAMPLE_PIXELS)
+        else:
+            sample = rows(0, 1)
+        return [fold.normalisation.affine(sample) for fold in self.folds]
+
+
+def load(run: str | Path, *, fold: int | None = None, precision: Precision | None = None) -> Predictor:
+    """Return the trained folds of a run, ready to segment images.
+
+    Args:
+      run: the run directory; nothing is written into it.
+      fold: the fold to use; by default all that have a checkpoint, whose probabilities are averaged.
+      precision: type of the convolutions; as trained by default.
+
+    Raises:
+      RunError: the run or the fold is missing or has no checkpoint.
+    """
+    opened = Run(Path(run))
+    count = opened.read_config().data.folds
+    if fold is not None and not 0 <= fold < count:
+        raise RunError(f"{run} has no fold {fold}: expected a fold from 0 to {count - 1}.")
+    chosen = trained_folds(opened) if fold is None else [fold]
+    if not chosen:
+        raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
+    folds = [load_trained_fold(opened, each) for each in chosen]
+    return Predictor(folds, opened.read_dataset()["channels"], precision)
+
+
+def default_batch() -> int:
+    """Return how many tiles are computed at once: more gain nothing on a CPU."""
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+def sample_rows(rows: Rows, height: int, width: int, pixels: int) -> NDArray:
+    """Return every n-th row, `[rows, W, C]`, with the smallest n that gives at most so many pixels."""
+    step = -(-height * width // pixels)
+    if step == 1:
+        return rows(0, height)
+    return np.concatenate([rows(row, row + 1) for row in range(0, height, step)])
+
+
+def as_pages(image: NDArray, channels: int, *, stack: bool) -> NDArray:
+    """Return an array as `[pages, H, W, C]` in a type that the device takes.
+
+    Raises:
+      DataError: shape, type, channels or values do not fit.
+    """
+    array = np.asarray(image)
+    spatial = "[Z, H, W] or [Z, H, W, C]" if stack else "[H, W] or [H, W, C]"
+    dimensions = 3 if stack else 2
+    if array.ndim not in (dimensions, dimensions + 1) or 0 in array.shape:
+        hint = " Give stack=True if the first axis numbers pages." if array.ndim > dimensions and not stack else ""
+        raise DataError(f"An array of the shape {array.shape} is no image: expected {spatial}.{hint}")
+    array = array[..., None] if array.ndim == dimensions else array
+    if array.shape[-1] != channels:
+        hint = " Give stack=True if the first axis numbers pages." if image.ndim == 3 and not stack else ""
+        raise DataError(
+            f"An array of the shape {image.shape} was read as {spatial} with {array.shape[-1]} channels, but the "
+            f"network was trained with {channels}.{hint}"
+        )
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError("The image has values that are NaN or infinite in 32 bits. Replace them first.")
+    elif array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
+        raise DataError(
+            f"The image holds values of type {array.dtype}; expected 8, 16 or 32-bit integers or floating point, as "
+            "in the files that the network was trained with."
+        )
+    return array if stack else array[None]
+
+
+def _tiles(tiling: Tiling, rows: Rows, height: int, width: int) -> Iterator[tuple[tuple[int, int], NDArray]]:
+    """Yield top, left and the pixels `[T, T, C]` of every tile, row by row, mirrored beyond the image."""
+    side = tiling.tile
+    for top in tiling.origins(height):
+        first, last = top, min(top + side, height)
+        band = rows(first, last)[mirrored(top, side, height) - first]
+        for left in tiling.origins(width):
+            yield (top, left), band[:, mirrored(left, side, width)]
+
+
+def _band(first: int, values: NDArray[np.float32]) -> Band:
+    probabilities, information = values[..., :-1], values[..., -1]
+    classes = probabilities.shape[-1]
+    positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
+    entropy = -(probabilities * np.log(positive)).sum(axis=-1) / np.log(np.float32(classes))
+    return Band(
+        first,
+        probabilities.argmax(axis=-1).astype(np.uint8),
+        probabilities,
+        np.clip(entropy, 0, 1),
+        np.clip(information / np.log(np.float32(classes)), 0, 1),
+    )

@@ -1,0 +1,97 @@
+"""How much work a run is, and how long it takes when the cost of each thing is known."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.config import Config
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.sampling import epoch_items, grid_tiles
+from fbunet_jax.runs import Run
+from fbunet_jax.training.plan import plan_run
+from fbunet_jax.training.setup import part_items
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of everything one fold has.
+
+    Attributes:
+      steps: of training.
+      records: of the mean over an epoch.
+      validations: each of which saves a checkpoint.
+      batches: of validation tiles, in all validations together.
+      pictures: times that curves and previews are drawn.
+    """
+
+    steps: int
+    records: int
+    validations: int
+    batches: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that each thing takes once, compiled and warm.
+
+    Attributes:
+      start: reading the data and preparing them, once a fold.
+      compiling: until everything is compiled and warm, once a fold; not part of `seconds`.
+      step: of training.
+      record: what stands between two epochs.
+      batch: of validation.
+      save: of a checkpoint, with its records.
+      picture: curves and previews.
+    """
+
+    start: float
+    compiling: float
+    step: float
+    record: float
+    batch: float
+    save: float
+    picture: float
+
+    def seconds(self, work: Work) -> float:
+        """Return the time of a fold, without compiling."""
+        return (
+            self.start
+            + work.steps * self.step
+            + work.records * self.record
+            + work.batches * self.batch
+            + work.validations * self.save
+            + work.pictures * self.picture
+        )
+
+
+def fold_work(config: Config, run: Run, dataset: Dataset, folds: Sequence[int], batch: int) -> dict[int, Work]:
+    """Count the work of each fold.
+
+    Args:
+      config: the settings.
+      run: whose folds are used if it exists; nothing is written.
+      dataset: all images.
+      folds: which folds.
+      batch: validation tiles in a batch, over all devices.
+    """
+    return {fold: _work(config, dataset, part_items(config, run, dataset, fold), batch) for fold in folds}
+
+
+def _work(config: Config, dataset: Dataset, items: Mapping[str, NDArray[np.intp]], batch: int) -> Work:
+    def sizes(part: str) -> list[tuple[int, int]]:
+        return [(dataset.images[i].shape[0], dataset.images[i].shape[1]) for i in items[part]]
+
+    plan = plan_run(config.training, len(epoch_items(sizes("train"), config.data.crop)))
+    validations = sum(stretch.validates for stretch in plan)
+    tiles = len(grid_tiles(sizes("validation"), config.data.crop))
+    return Work(
+        steps=plan[-1].last,
+        records=len(plan),
+        validations=validations,
+        batches=validations * -(-tiles // batch),
+        # every so often, and at the end
+        pictures=-(-validations // config.training.preview_every),
+    )

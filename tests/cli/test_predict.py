@@ -1,0 +1,177 @@
+"""predict.py as a user types it: files in, files out, mistakes explained."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import tifffile
+from PIL import Image
+
+import fbunet_jax
+from fbunet_jax.cli import main
+from fbunet_jax.config import load_config
+from fbunet_jax.data.synthetic import synthetic_image
+from fbunet_jax.figures import class_colours
+from fbunet_jax.inference import files as inference_files
+from fbunet_jax.inference import images as inference_images
+from fbunet_jax.inference import outputs
+from fbunet_jax.training.loop import train_fold
+
+ROOT = Path(__file__).parents[2]
+TILES = ["--tile", "64"]
+
+
+def predict(*options, cwd, check=0):
+    """Run predict.py in a process of its own and return what it printed; a traceback is a failure."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, "-W", "error", str(ROOT / "predict.py"), *map(str, options)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Internal error" not in done.stderr
+    assert done.returncode == check, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a run of two folds, and images of every kind, one of them cut off."""
+    folder = tmp_path_factory.mktemp("work")
+    data = {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3}
+    config = load_config("quickstart", data=data, model={"widths": [2, 3]}, training={"epochs": 2, "batch_size": 8})
+    for fold in (0, 1):
+        train_fold(config, fold, out=folder / "run")
+    inputs = folder / "in"
+    inputs.mkdir()
+    pages = np.stack([synthetic_image(seed, 80)[0][..., 0] for seed in range(3)])
+    tifffile.imwrite(inputs / "9.tif", pages[0, :50], resolution=(4000, 3000), resolutionunit="CENTIMETER")
+    tifffile.imwrite(inputs / "10.tif", pages, imagej=True, metadata={"axes": "ZYX"})
+    Image.fromarray(pages[1]).save(inputs / "photo.png")
+    tifffile.imwrite(inputs / "pixel.tif", pages[0, :1, :1])
+    tifffile.imwrite(inputs / "colour.tif", np.zeros((9, 9, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(inputs / "deep.tif", pages[0].astype(np.uint16) * 257)
+    (inputs / "cut.tif").write_bytes((inputs / "9.tif").read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(work):
+    """What the command printed; its results lie in out/."""
+    return predict("run", "in", "--out", "out", *TILES, "--probabilities", "--uncertainty", cwd=work, check=2)
+
+
+def test_what_cannot_be_segmented_is_named_after_everything_else_is_done(work, result):
+    assert "Error: 2 of 7 files could not be segmented" in result
+    assert "cut.tif ends before the data" in result
+    assert "colour.tif has 3 channels, but the network was trained with 1" in result
+    assert "Warning: in/deep.tif: the mean intensity is" in result
+    assert "megapixels/s" in result
+    assert {path.name for path in (work / "out/labels").iterdir()} == {
+        "9.tif",
+        "10.tif",
+        "photo.tif",
+        "pixel.tif",
+        "deep.tif",
+    }
+    for line in result[result.index("Written:") :].splitlines()[1:6]:
+        assert (work / line.split()[0]).exists()
+    assert not list((work / "out").rglob(".unfinished*"))
+
+
+def test_labels_are_those_of_python_with_palette_class_table_and_resolution(work, result):
+    predictor = fbunet_jax.load(work / "run")
+    expected = predictor.predict(tifffile.imread(work / "in/9.tif"), tile=64)
+    with tifffile.TiffFile(work / "out/labels/9.tif") as file:
+        page = file.pages[0]
+        np.testing.assert_array_equal(page.asarray(), expected.labels)
+        assert page.photometric == tifffile.PHOTOMETRIC.PALETTE
+        np.testing.assert_array_equal(page.colormap[:, :4] >> 8, class_colours(4).T)
+        assert page.tags["XResolution"].value == (4000, 1)
+        assert page.tags["YResolution"].value == (3000, 1)
+        assert int(page.tags["ResolutionUnit"].value) == 3
+        description = json.loads(page.description)
+    assert description["classes"] == {name: index for index, name in enumerate(predictor.class_names)}
+    assert description["folds"] == {str(fold.fold): fold.step for fold in predictor.folds}
+    with Image.open(work / "out/labels/9.tif") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), expected.labels)
+    probabilities = tifffile.imread(work / "out/probabilities/9.tif")
+    assert probabilities.dtype == np.float16
+    np.testing.assert_allclose(probabilities.transpose(1, 2, 0), expected.probabilities, atol=1e-3)
+    entropy, disagreement = tifffile.imread(work / "out/uncertainty/9.tif")
+    np.testing.assert_allclose(entropy, expected.entropy, atol=1e-5)
+    np.testing.assert_allclose(disagreement, expected.disagreement, atol=1e-5)
+
+
+def test_a_stack_stays_a_stack(work, result):
+    pages = tifffile.imread(work / "in/10.tif")
+    expected = fbunet_jax.load(work / "run").predict(pages, tile=64, stack=True)
+    with tifffile.TiffFile(work / "out/labels/10.tif") as file:
+        assert file.series[0].axes == "ZYX"
+        np.testing.assert_array_equal(file.asarray(), expected.labels)
+    with tifffile.TiffFile(work / "out/probabilities/10.tif") as file:
+        assert file.series[0].axes == "ZCYX"
+        found = file.asarray().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-3)
+    assert {path.name for path in (work / "out/overlays").glob("10*")} == {f"10-z00{page}.png" for page in range(3)}
+
+
+def test_the_tables_hold_what_the_label_files_hold(work, result):
+    with (work / "out/summary.csv").open() as file:
+        rows = {(row["image"], int(row["page"])): row for row in csv.DictReader(file)}
+    assert list(rows) == [("9", 0), ("10", 0), ("10", 1), ("10", 2), ("deep", 0), ("photo", 0), ("pixel", 0)]
+    labels = tifffile.imread(work / "out/labels/10.tif")[1]
+    entropy, disagreement = tifffile.imread(work / "out/uncertainty/10.tif")[1]
+    row = rows["10", 1]
+    for index, name in enumerate(("cytoplasm", "membrane", "mitochondria", "synapse")):
+        assert float(row[f"area share {name}"]) == pytest.approx((labels == index).mean(), abs=1e-6)
+    assert float(row["entropy"]) == pytest.approx(entropy.mean(), abs=1e-5)
+    assert float(row["disagreement"]) == pytest.approx(disagreement.mean(), abs=1e-5)
+    with (work / "out/label_next.csv").open() as file:
+        ranked = [row for row in csv.DictReader(file) if row["what"] == "image"]
+    values = [float(row["disagreement"]) for row in ranked]
+    assert values == sorted(values, reverse=True)
+    assert scipy.stats.rankdata([-value for value in values], method="ordinal").tolist() == list(range(1, 8))
+
+
+def test_bands_and_scratch_files_give_the_same_files(work, result, monkeypatch, tmp_path):
+    monkeypatch.setattr(inference_images, "WHOLE_VALUES", 0)
+    monkeypatch.setattr(outputs, "SCRATCH_PIXELS", 0)
+    folder = inference_files.OutputFolder(tmp_path)
+    settings = inference_files.Settings(tile=64, probabilities=True)
+    told = []
+    predictor = fbunet_jax.load(work / "run")
+    inference_files.segment_file(predictor, work / "in/10.tif", folder, settings, lambda *each: told.append(each))
+    for kind in ("labels", "probabilities"):
+        found = tifffile.imread(tmp_path / kind / "10.tif")
+        np.testing.assert_allclose(found, tifffile.imread(work / "out" / kind / "10.tif"), atol=1e-3)
+    assert sum(pixels for pixels, _ in told) == 3 * 80 * 80
+    assert sum(share for _, share in told) == pytest.approx(1)
+    assert {path.name for path in tmp_path.iterdir()} == {"labels", "probabilities", "overlays"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["run", "in", "--out", "out"], "replace them with --overwrite"),
+        (["run", "in", "--out", "in"], "no results of predict"),
+        (["run", "nowhere", "--out", "new"], "nowhere does not exist"),
+        (["in", "in/9.tif", "--out", "new"], "is not a run directory"),
+        (["run", "in/9.tif", "--out", "new", "--fold", "2"], "Fold 2 of run has no checkpoint"),
+        (["run", "in/9.tif", "--out", "new", "--tile", "33"], "tile = 33"),
+        (["run", "in/9.tif", "--out", "new", "--batch", "0"], "batch = 0"),
+        (["run", "--out", "new"], "No image is given"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_nothing_is_written(options, message, work, result, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    before = sorted(work.rglob("*"))
+    assert main(["predict", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(work.rglob("*")) == before

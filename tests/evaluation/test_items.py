@@ -1,0 +1,96 @@
+"""Counts by image: equal to those of whole folds, and to the label maps that the pictures show."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.evaluation.items import count_items, read_items
+from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
+from fbunet_jax.runs import Run
+from fbunet_jax.training.parallel import MappedEvaluation, MappedSegmentation, replicate
+from fbunet_jax.training.setup import make_part
+
+
+@pytest.fixture(scope="module")
+def segmentation(make_run, tmp_path_factory):
+    """A fold of a run whose images of 40 pixels are no multiple of the tile of 32."""
+    run = Run(make_run(tmp_path_factory.mktemp("runs") / "run", folds=(0,)))
+    config, dataset = load_run_data(run)
+    labels = [label.copy() for label in dataset.labels]
+    labels[1][:9] = 255
+    object.__setattr__(dataset, "labels", tuple(labels))
+    return FoldSegmentation(run, config, dataset, 0)
+
+
+@pytest.fixture(scope="module")
+def counts(segmentation):
+    return count_items(segmentation, segmentation.dataset, np.array([1, 4]))
+
+
+def test_counts_of_images_sum_to_those_of_the_fold(segmentation, counts):
+    trained, dataset = segmentation.trained, segmentation.dataset
+    part = make_part(dataset, np.array([1, 4]), trained.normalisation, 32)
+    mapped = MappedEvaluation(trained.model, tile=32, batch_size=8)
+    expected = mapped(*replicate((trained.variables, part.store)), part.tiles)
+    np.testing.assert_array_equal(counts.confusion.sum(axis=0), expected)
+    assert counts.confusion[0, 0].sum() == 31 * 40
+
+
+def test_counts_are_scikit_learns_on_the_label_maps(segmentation, counts):
+    maps = segmentation.label_maps([1, 4], [1, 1])
+    for item, rounds, confusion in zip([1, 4], maps, counts.confusion, strict=True):
+        label = segmentation.dataset.labels[item]
+        assert rounds.shape == (2, 40, 40)
+        for predicted, matrix in zip(rounds, confusion, strict=True):
+            kept = label != 255
+            np.testing.assert_array_equal(confusion_matrix(label[kept], predicted[kept], labels=range(4)), matrix)
+
+
+def test_moves_add_up_to_the_first_and_the_last_round(counts):
+    np.testing.assert_array_equal(counts.moves.sum(axis=3), counts.confusion[:, 0])
+    np.testing.assert_array_equal(counts.moves.sum(axis=2), counts.confusion[:, -1])
+    stayed = np.einsum("ntkk->n", counts.moves)
+    assert (stayed < counts.moves.sum(axis=(1, 2, 3))).all()  # otherwise this test says little
+
+
+@pytest.mark.parametrize("stride", [2, 3, 7])
+def test_reduced_label_maps_are_every_stride_th_pixel_of_the_whole_ones(segmentation, stride):
+    whole = segmentation.label_maps([1, 4], [1, 1])
+    reduced = segmentation.label_maps([1, 4], [stride, 1])
+    np.testing.assert_array_equal(reduced[0], whole[0][:, ::stride, ::stride])
+    np.testing.assert_array_equal(reduced[1], whole[1])
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 7), (4, 8), (8, 2)])
+def test_segmentation_does_not_depend_on_batch_size_or_devices(segmentation, devices, batch_size):
+    trained = segmentation.trained
+    part = make_part(segmentation.dataset, np.arange(2), trained.normalisation, 32)
+    used = jax.devices()[:devices]
+    mapped = MappedSegmentation(trained.model, tile=32, batch_size=batch_size, devices=used)
+    found = list(mapped(*replicate((trained.variables, part.store), used), part.tiles))
+    assert len(found) == len(part.tiles) == 8
+    whole = segmentation.label_maps([0, 1], [1, 1])
+    # rounding differs between programs: a tie may go the other way in a pixel or two
+    differing = [
+        (tile[:, : 40 - top, : 40 - left] != whole[item][:, top : top + 32, left : left + 32]).sum()
+        for tile, (item, top, left) in zip(found, part.tiles.tolist(), strict=True)
+    ]
+    assert sum(differing) <= 3
+
+
+def test_the_first_block_has_the_size_of_a_tile_or_of_a_smaller_image(segmentation):
+    assert segmentation.first_block(0).shape == (32, 32)
+    assert segmentation.first_block(0).std() > 0
+
+
+def test_counts_are_read_back_as_written_and_a_broken_file_is_named(counts, tmp_path):
+    counts.save(tmp_path / "items.npz")
+    again = read_items(tmp_path / "items.npz")
+    assert (again.fold, again.step, again.names, again.groups) == (0, 1, counts.names, counts.groups)
+    np.testing.assert_array_equal(again.confusion, counts.confusion)
+    np.testing.assert_array_equal(again.moves, counts.moves)
+    (tmp_path / "items.npz").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(RunError, match=r"items\.npz cannot be read"):
+        read_items(tmp_path / "items.npz")

@@ -1,0 +1,73 @@
+"""Large files give the same values by bands as the reader gives at once; inputs are found or named."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fbunet_jax.data.readers import read_image
+from fbunet_jax.errors import DataError
+from fbunet_jax.inference import images
+from fbunet_jax.inference.images import find_images, open_image
+
+RANDOM = np.random.default_rng(0)
+KINDS = {
+    "contiguous": (((70, 50), np.uint8), {}, ""),
+    "big-endian": (((70, 50), np.uint16), {"byteorder": ">"}, ""),
+    "deflate": (((70, 50), np.uint16), {"compression": "deflate", "predictor": True}, ""),
+    "tiled": (((70, 50), np.float32), {"tile": (16, 32), "compression": "lzw"}, ""),
+    "rgb": (((70, 50, 3), np.uint8), {"photometric": "rgb", "rowsperstrip": 9}, ""),
+    "planar": (((3, 70, 50), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, ""),
+    "stack": (((4, 70, 50), np.uint16), {"imagej": True, "metadata": {"axes": "ZYX"}}, ""),
+    "channels-first": (((2, 3, 70, 50), np.uint8), {"photometric": "minisblack", "compression": "deflate"}, "ZCYX"),
+    "double": (((70, 50), np.float64), {}, ""),
+    "one-bit": (((70, 50), bool), {"photometric": "minisblack"}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_file_gives_by_bands_what_the_reader_gives_at_once(kind, tmp_path, monkeypatch):
+    (shape, dtype), options, axes = KINDS[kind]
+    path, scratch = tmp_path / "image.tif", tmp_path / "scratch"
+    tifffile.imwrite(path, RANDOM.integers(0, 2 if dtype is bool else 250, shape).astype(dtype), **options)
+    expected = read_image(path, axes)
+    monkeypatch.setattr(images, "WHOLE_VALUES", 0)
+    with open_image(path, axes, scratch) as image:
+        assert (image.pages, image.height, image.width, image.channels) == expected.shape
+        assert image.stacked == (kind in ("stack", "channels-first"))
+        for page in range(image.pages):
+            rows = image.rows(page)
+            found = np.concatenate([rows(first, min(first + 16, 70)) for first in range(0, 70, 16)])
+            np.testing.assert_array_equal(found, expected[page], strict=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["image.tif"]
+
+
+def test_a_large_file_that_is_not_finite_or_cut_off_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "WHOLE_VALUES", 0)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.full((20, 20), np.nan, np.float32))
+    with open_image(path, "", tmp_path / "s") as image, pytest.raises(DataError, match="400 of 400 values"):
+        image.rows(0)(0, 20)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"image\.tif ends before"), open_image(path, "", tmp_path / "s"):
+        pass
+
+
+def test_folders_are_searched_in_natural_order_and_other_files_left_out(tmp_path):
+    for name in ("10.tif", "9.png", ".hidden.tif", "notes.txt", "b.JPG"):
+        (tmp_path / name).touch()
+    (tmp_path / "inner").mkdir()
+    assert [path.name for path in find_images([tmp_path])] == ["9.png", "10.tif", "b.JPG"]
+    assert find_images([tmp_path / "10.tif", tmp_path]) == [tmp_path / name for name in ("10.tif", "9.png", "b.JPG")]
+
+
+def test_inputs_that_give_nothing_are_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"has no image: .* It has a folder images; give .*images\."):
+        find_images([tmp_path])
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        find_images([tmp_path / "nowhere"])
+    for name in ("a.tif", "images/a.png"):
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    with pytest.raises(DataError, match="the same name"):
+        find_images([tmp_path / "a.tif", tmp_path / "images"])
