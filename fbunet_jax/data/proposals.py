@@ -52,8 +52,8 @@ def propose_classes(
     usual = {value: pixels for value, pixels in values.items() if (spread or {}).get(value, 0) >= 0.5}
     if len(values) > _MOST_CLASSES and 2 <= len(usual) <= _MOST_CLASSES:
         proposal = propose_classes(usual, palette)
-        others = f"{len(values) - len(usual)} further values stand in less than half of the files: no classes here."
-        return replace(proposal, reason=f"{proposal.reason} {others}")
+        strays = f"{len(values) - len(usual)} further values stand in less than half of the files: no classes here."
+        return replace(proposal, reason=f"{proposal.reason} {strays}")
     total = sum(values.values())
     others = [value for value in values if value not in (0, 255)]
     masked = values.get(0, 0) + values.get(255, 0)

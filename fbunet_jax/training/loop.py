@@ -238,8 +238,9 @@ class FoldTraining:
             f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {duration(left)} left"
         )
         for name, count in _collapsed(validations, record["step"] == self.total_steps).items():
+            latest = f"the last {count} validations" if count > 1 else "the last validation"
             log.line(
-                f"Warning: the validation IoU of class {name!r} has been 0 in the last {count} validations. Rare "
+                f"Warning: the validation IoU of class {name!r} has been 0 in {latest}. Rare "
                 "classes can collapse: try another --seed, --training.class_weights, or more images of it."
             )
 
