@@ -216,7 +216,7 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
         (``**{"training.epochs": 2}``).
 
     Returns:
-      The validated configuration, named after the file.
+      The validated configuration, named after the file; a relative data.root in the file begins at the file's folder.
 
     Raises:
       ConfigError: the file is missing or no TOML, a key is unknown, or a value is of the wrong type or range.
@@ -229,9 +229,18 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
             f"{file} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
         )
     table.setdefault("name", file.stem)
+    _root_beside(table, file)
     for key, value in overrides.items():
         _merge(table, key.split("."), value)
     return from_table(Config, table, str(file))
+
+
+def _root_beside(table: dict[str, Any], file: Path) -> None:
+    """Make a relative data.root of a file one that is relative to the file's folder."""
+    data = table.get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    if isinstance(root, str) and root and not root.startswith("~"):
+        table["data"] = {**data, "root": str(file.parent / root)}
 
 
 def find_config(path: str | Path) -> Path:
@@ -251,16 +260,19 @@ def find_config(path: str | Path) -> Path:
 
 def read_toml(file: Path) -> dict[str, Any]:
     """Read a TOML file, or say where it is broken."""
+    text = ""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not a valid TOML file: {error}.") from error
+        hint = " Write paths with / or in single quotes: in double quotes \\ begins an escape." if "\\" in text else ""
+        raise ConfigError(f"{file} is not a valid TOML file: {error}.{hint}") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def to_toml(config: Config) -> str:
-    """Return the configuration as TOML; `load_config` of it gives an equal configuration."""
+    """Return the configuration as TOML; `load_config` of it gives an equal one if data.root is absolute."""
     return tomli_w.dumps({"format": FORMAT, **to_table(config)})
 
 

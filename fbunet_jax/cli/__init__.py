@@ -1,6 +1,8 @@
 """The commands: parse, call, print. One file a command; heavy modules are imported when a command needs them."""
 
+import errno
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -20,6 +22,16 @@ COMMANDS = ("download", "init", "check", "train", "evaluate", "predict", "report
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""
 
 
+_REMEDIES = {
+    errno.ENOSPC: " Free space, or write to another disk.",
+    errno.EDQUOT: " Free space, or write to another disk.",
+    errno.EACCES: " Mend the permissions.",
+    errno.EPERM: " Mend the permissions.",
+    errno.EROFS: " Choose a folder that can be written.",
+    errno.ENAMETOOLONG: " Shorten the name.",
+}
+
+
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Run a command.
 
@@ -34,6 +46,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else EXIT_USER_ERROR
+    if argv[0] == "--version":
+        print(f"fbunet_jax {importlib.metadata.version('fbunet-jax')}")
+        return 0
     name, *options = argv
     debug = "--debug" in options
     if not debug:  # Orbax logs, with tracebacks, what it also raises
@@ -46,14 +61,18 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt:
-        goes_on = name == "train" and not {"--dry-run", "--dry_run"} & set(options)
-        again = " The same command goes on from the last checkpoint." if goes_on else ""
+        again = {
+            "train": " The same command goes on from the last checkpoint.",
+            "download": " The same command goes on with the files that are missing.",
+        }.get(name if not {"--dry-run", "--dry_run"} & set(options) else "", "")
         return _failed(f"Interrupted.{again}", EXIT_INTERRUPTED, debug)
     except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        message = f"Error: {error.filename or 'a file'}: {error.strerror or error}. Free space or mend the permissions."
+        message = (
+            f"Error: {error.filename or 'a file'}: {error.strerror or error}.{_REMEDIES.get(error.errno or 0, '')}"
+        )
         return _failed(message, EXIT_USER_ERROR, debug)
     except Exception as error:
         message = (

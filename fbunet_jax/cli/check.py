@@ -33,7 +33,8 @@ class Arguments:
     """A TOML file, or the name of a configuration that comes with the program; by default fbunet.toml in the folder
     if it is there, or else quickstart. The options below override it."""
     out: str = ""
-    """HTML page to write; check-<name>.html in the current folder by default, never inside the data set."""
+    """HTML page to write; check-<name>.html in the current folder by default, or in the temporary folder if that lies
+    in the data set."""
     debug: bool = False
     """Show the traceback of an error."""
     settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)

@@ -14,11 +14,15 @@ from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, with_d
 from fbunet_jax.cli.options import spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.data.description import as_toml
-from fbunet_jax.errors import ConfigError
+from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fbunet_jax.data.checks import Check
     from fbunet_jax.data.initial import Facts
+
+
+_BEFORE_A_DESCRIPTION = ("classes-undescribed", "folds")
+"""Kinds of faults that every folder without a description has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,13 @@ def command(options: Sequence[str], prog: str) -> int:
         if axes := _axes(config):
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, axes=axes))
             check = check_dataset(config.data)
+    if not check.images:
+        faults = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]
+        raise DataError(
+            f"No image of {root} could be read together with its label, so there is nothing to describe yet. The first "
+            f"of {len(faults)} faults: {faults[0].file} {faults[0].found} {faults[0].remedy} Mend them, then call "
+            f"init again; {spelled('check', prog)} {shlex.quote(arguments.directory)} lists all."
+        )
     facts = _facts(config, check, axes, unknown)
     train = f"{spelled('train', prog)} --config {shlex.quote(str(root / SETTINGS_FILE))} --fold 0"
     texts = {FILE_NAME: dataset_toml(facts), SETTINGS_FILE: config_toml(facts, train)}
@@ -64,10 +75,11 @@ def command(options: Sequence[str], prog: str) -> int:
     if facts.classes.classes and facts.layout == "folder":
         print(f"Proposed classes: {as_toml(facts.classes.classes)} ({facts.classes.reason}) Feedback: ", end="")
         print(feedback_mode(facts.channels, len(facts.classes.classes)))
-    others = [each for each in check.faults if each.kind not in ("classes-undescribed", "folds")]
+    others = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]
     if others:
         print(f"{len(others)} fault{'s' if len(others) != 1 else ''} in the files, which the check explains.")
-    print(f"Written: {', '.join(str(root / name) for name in names)}. Confirm what is marked PROPOSED.")
+    confirm = " Confirm what is marked PROPOSED." if FILE_NAME in names else ""
+    print(f"Written: {', '.join(str(root / name) for name in names)}.{confirm}")
     print(f"Next: {spelled('check', prog)} {shlex.quote(arguments.directory)}, then {train}")
     return 0
 
@@ -90,8 +102,10 @@ def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
     if check.classes:
         proposal = ClassProposal(dict.fromkeys(check.classes, 0), None, "The data set describes its classes.")
     else:
+        # the first label that has one: a damaged file says nothing of the others
         labels = sorted(file for name in ("labels", "label") for file in (Path(config.data.root) / name).glob("*.png"))
-        proposal = propose_classes(values, palette_names(labels[0]) if labels and values else None, check.spread)
+        palette = next(filter(None, map(palette_names, labels)), None)
+        proposal = propose_classes(values, palette if values else None, check.spread)
     crop, batch = crop_and_batch(config, check, chosen=False)
     groups = len({image.group for image in images})
     return Facts(

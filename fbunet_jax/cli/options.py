@@ -40,11 +40,16 @@ def spelled(name: str, prog: str) -> str:
       prog: what this one was called, such as "train.py" or "fbunet train".
     """
     if not prog.endswith(".py"):
-        return f"fbunet {name}"
+        program = Path(sys.argv[0])
+        # in an environment that is not active, "fbunet" alone would not be found
+        if program.name != "fbunet" or shutil.which("fbunet") == str(program):
+            return f"fbunet {name}"
+        return shlex.join([str(_from_here(program)), name])
     # not resolved: a virtual environment's interpreter is a link to that of the system, and yet another one
-    interpreter = Path(sys.executable)
-    if shutil.which("python") == sys.executable:
-        interpreter = Path("python")
-    elif interpreter.is_relative_to(Path.cwd()):
-        interpreter = interpreter.relative_to(Path.cwd())
+    interpreter = Path("python") if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
     return shlex.join([str(interpreter), str(Path(sys.argv[0]).with_name(f"{name}.py"))])
+
+
+def _from_here(path: Path) -> Path:
+    """Return a path as it is typed in the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -3,6 +3,7 @@
 What the label values mean stands in the settings or in dataset.toml beside the two folders.
 """
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,17 @@ def list_files(
       Fault: the folder is not there, or holds none of these files.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: expected a folder with images/ and labels/, paired by file name.")
+        raise DataError(
+            f"{folder} does not exist: expected a folder with images/ and labels/, paired by file name."
+            f"{_what_is_there(folder.parent)}"
+        )
     files: dict[str, Path] = {}
     faults = []
     for file in sorted(folder.iterdir(), key=lambda each: natural_key(each.name)):
         if file.name.startswith(".") or file.name.lower() in _CLUTTER or file.suffix.lower() in passed_over:
             continue
-        stem = file.stem.removesuffix(".ome")
+        # macOS writes "ä" as two characters
+        stem = unicodedata.normalize("NFC", file.stem.removesuffix(".ome"))
         if file.is_dir() or file.suffix.lower() not in suffixes:
             lossy = file.suffix.lower() in IMAGE_SUFFIXES
             reason = "; JPEG compression changes the values of labels" if lossy else ""
@@ -111,6 +116,14 @@ def list_files(
         more = f" {faults[0]}" if faults else ""
         raise DataError(f"{folder} is empty: expected files of the types {', '.join(suffixes)}.{more}")
     return files, faults
+
+
+def _what_is_there(folder: Path) -> str:
+    """Return the folders in a folder in a sentence, for a user whose folders have other names."""
+    inner = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    if not inner:
+        return ""
+    return f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}: rename what holds images and labels."
 
 
 def described(description: Description, first_label: Path) -> list[Fault]:

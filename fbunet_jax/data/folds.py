@@ -179,7 +179,9 @@ def _grouped(names: Sequence[str], folds: int) -> tuple[Fold, ...]:
     if count < 3:
         raise DataError(
             f"The data set has {count} group{'s' if count != 1 else ''}; a fold needs at least 3, one each for "
-            "training, validation and test. Add images, or divide them into more groups with data.group_pattern."
+            "training, validation and test. Each file is a group, or all files that data.group_pattern gives one name, "
+            "and the pages of a file stay together: add files, or save a stack as several files of neighbouring "
+            "sections."
         )
     if folds > count:
         raise DataError(

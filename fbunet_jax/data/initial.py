@@ -129,7 +129,7 @@ method = "feedback-convlstm"
 
 [data]
 layout = "{facts.layout}"
-root = {as_toml(str(facts.root))}    # change it where the folder moves
+root = "."    # the folder of this file
 crop = {facts.crop}    # side of training crops, pixels
 folds = {facts.folds}    # cross-validation
 # normalisation = "percentile"    # for fluorescence whose brightness differs from image to image

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,15 +73,30 @@ def propose_classes(
         name = names.get(value, "background" if value == 0 else f"class_{value}")
         classes[f"{name}_{value}" if name in classes else name] = value
     reason = "The names are those of the palette's colours." if palette else "The names are made up: change them."
+    if _may_be_objects(classes.values(), spread):
+        reason += (
+            " If the values number objects (1, 2, 3, … in each image), these are no classes: give every object the "
+            "value of its class first."
+        )
     return ClassProposal(classes, ignore, reason)
 
 
+def _may_be_objects(values: Collection[int], spread: Mapping[int, float] | None) -> bool:
+    """Say whether values look like numbers of objects: from 0 on without a gap, the higher ones in fewer files."""
+    shares = [(spread or {}).get(value, 0) for value in sorted(values)]
+    consecutive = sorted(values) == list(range(len(values)))
+    return consecutive and len(shares) > 3 and shares[-1] < shares[1] and shares == sorted(shares, reverse=True)
+
+
 def palette_names(file: Path) -> dict[int, str] | None:
-    """Return the colour name of each index of a palette PNG, or None for another file."""
+    """Return the colour name of each index of a palette PNG, or None for another file, also a damaged one."""
     if file.suffix.lower() != ".png":
         return None
-    with Image.open(file) as image:
-        palette = image.getpalette() if image.mode == "P" else None
+    try:
+        with Image.open(file) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for files that are no images
+        return None
     if palette is None:
         return None
     colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
@@ -109,7 +124,7 @@ def label_proposal(
             improved[place] = replace(findings[place], remedy=f"{findings[place].remedy} {table}")
     for place, each in enumerate(findings):
         if each.kind == "classes-undescribed" and values:
-            palette = palette_names(source.units[0].files[-1]) if source.units else None
+            palette = next(filter(None, (palette_names(unit.files[-1]) for unit in source.units if unit.files)), None)
             proposal = propose_classes(values, palette, spread)
             shown = f" Proposed: classes = {as_toml(proposal.classes)}" if proposal.classes else ""
             shown += f", ignore_value = {proposal.ignore_value}" if proposal.ignore_value is not None else ""

@@ -171,7 +171,8 @@ class FoldTraining:
         start = f"goes on at step {first_step}" if first_step else "starts"
         log.line(
             f"Fold {self.fold} of {self.config.method} {start}: {len(setup.train.sizes)} training and "
-            f"{len(setup.validation.sizes)} validation images, {self.total_steps} steps in "
+            f"{len(setup.validation.sizes)} validation images of "
+            f"{self.config.data.root or 'the synthetic data set'}, {self.total_steps} steps in "
             f"{self.config.training.epochs} epochs on {jax.local_device_count()} x "
             f"{jax.local_devices()[0].device_kind}. The first step compiles."
         )

@@ -3,6 +3,7 @@
 import html.parser
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -108,15 +109,42 @@ def test_init_overwrites_nothing(here, tmp_path, capsys):
     assert (root / "fbunet.toml").read_text() == "mine"
 
 
-def test_init_of_damaged_or_coloured_labels_still_writes_and_leads_to_the_check(here, tmp_path, capsys):
+def test_init_of_labels_that_cannot_be_read_writes_nothing_and_leads_to_the_check(here, tmp_path, capsys):
     root = folder(tmp_path / "data")
     for stem in STEMS:
         path = root / "labels" / f"{stem}.png"
         Image.open(path).convert("RGB").save(path)
 
-    assert "6 faults in the files" in run(capsys, "init", root)
-    assert "classes" not in tomllib.loads((root / "dataset.toml").read_text())
+    text = run(capsys, "init", root, code=2)
+    assert "The first of 6 faults" in text
+    assert "then call init again; fbunet check" in text
+    assert not (root / "dataset.toml").exists()
     assert "label-colours" in run(capsys, "check", root, code=1)
+
+
+def test_one_damaged_label_and_a_file_of_macos_do_not_stop_init_and_check(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    (root / "labels" / f"{STEMS[0]}.png").write_bytes(b"")
+    (root / "labels" / f"._{STEMS[0]}.png").write_bytes(b"no image")
+
+    assert "1 fault in the files" in run(capsys, "init", root)
+    text = run(capsys, "check", root, code=1)
+    assert "1 fault\n" in text
+    assert f"{STEMS[0]}.png" in text
+
+
+def test_the_settings_of_a_copied_folder_are_those_of_the_copy(here, tmp_path, capsys):
+    run(capsys, "init", folder(tmp_path / "data"))
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+
+    assert load_config(tmp_path / "copy" / "fbunet.toml").data.root == str(tmp_path / "copy")
+
+
+def test_a_folder_of_another_name_is_named(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    (root / "labels").rename(root / "masks")
+
+    assert "images, masks" in run(capsys, "check", root, code=2)
 
 
 def test_the_program_of_the_docs_converts_labels_in_colour(here, tmp_path, capsys, monkeypatch):
@@ -229,7 +257,8 @@ def test_a_moved_folder_is_checked_where_it_is(here, tmp_path, capsys):
 
     text = run(capsys, "check", tmp_path / "moved")
 
-    assert f"--data.root {tmp_path / 'moved'}" in text
+    assert "No faults." in text
+    assert load_config(tmp_path / "moved" / "fbunet.toml").data.root == str(tmp_path / "moved")
 
 
 def test_the_synthetic_set_needs_no_folder(here, capsys):
