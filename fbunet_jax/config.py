@@ -239,7 +239,7 @@ def _root_beside(table: dict[str, Any], file: Path) -> None:
     """Make a relative data.root of a file one that is relative to the file's folder."""
     data = table.get("data")
     root = data.get("root") if isinstance(data, dict) else None
-    if isinstance(root, str) and root and not root.startswith("~"):
+    if isinstance(data, dict) and isinstance(root, str) and root and not root.startswith("~"):
         table["data"] = {**data, "root": str(file.parent / root)}
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fbunet_jax.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -25,6 +27,15 @@ class Arguments:
 def command(options: Sequence[str], prog: str) -> int:
     """Compare runs, print the table and draw the picture."""
     arguments = tyro.cli(Arguments, args=options, prog=prog)
+    out = Path(arguments.out).expanduser()
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: the picture is a PNG. Give a name that ends in .png.")
+    seen: set[Path] = set()
+    for run in arguments.runs:
+        path = Path(run).resolve()
+        if path in seen:
+            raise ConfigError(f"{run} is given twice. Give each run once; the first is compared with the others.")
+        seen.add(path)
     from fbunet_jax.evaluation.compare import compare, comparison_table
     from fbunet_jax.figures import draw_differences
 
@@ -34,7 +45,6 @@ def command(options: Sequence[str], prog: str) -> int:
         (d.name, 100 * d.folds, [(100 * i[0], 100 * i[1]) if i else None for i in d.intervals])
         for d in comparison.differences
     ]
-    out = Path(arguments.out).expanduser()
     draw_differences(out, comparison.rows, columns, comparison.names[0])
     print(f"Written: {out}")
     return 0

@@ -1,5 +1,7 @@
 """``fbunet predict``: images of any size become segmentations."""
 
+import errno
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -61,10 +63,14 @@ def command(options: Sequence[str], prog: str) -> int:
     arguments = tyro.cli(Arguments, args=options, prog=prog)
     if not arguments.images:
         raise DataError("No image is given. Give images, or folders of images, after the run directory.")
+    # as Ctrl-C does, so that unfinished files are removed, see cli/train.py
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from fbunet_jax.data.readers import check_axes
     from fbunet_jax.inference.files import OutputFolder, Settings
     from fbunet_jax.inference.images import find_images
     from fbunet_jax.inference.predictor import Tiles, load
 
+    check_axes(arguments.axes)
     files = find_images([Path(image) for image in arguments.images])
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
     predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
@@ -73,7 +79,7 @@ def command(options: Sequence[str], prog: str) -> int:
     steps = {str(fold.fold): fold.step for fold in predictor.folds}
     made_with = {"run": str(Path(arguments.run).resolve()), "checkpoints": steps, "class_names": predictor.class_names}
     made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
-    folder.begin(made_with, overwrite=arguments.overwrite)
+    folder.begin(made_with, files, overwrite=arguments.overwrite)
     folds = ", ".join(steps)
     print(
         f"{len(files)} {_plural('image', len(files))}; {_plural('fold', len(steps))} {folds} of {arguments.run}; "
@@ -84,11 +90,41 @@ def command(options: Sequence[str], prog: str) -> int:
 
 
 def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolder", settings: "Settings") -> int:
-    from fbunet_jax.inference.files import segment_file
     from fbunet_jax.inference.tables import write_label_next, write_summary
 
     pages: list[PageSummary] = []
     faults: list[str] = []
+    started = time.monotonic()
+    try:
+        _segment_files(predictor, files, folder, settings, (pages, faults))
+    finally:  # also when interrupted, or when the disk is full
+        if pages:
+            write_summary(folder.summary, pages, predictor.class_names)
+            write_label_next(folder.label_next, pages)
+    seconds = time.monotonic() - started
+    if pages:
+        _report(pages, folder, settings, seconds)
+    if faults:
+        names = "\n".join(f"  {fault}" for fault in faults)
+        print(
+            f"Error: {len(faults)} of {len(files)} {_plural('file', len(files))} could not be segmented:\n{names}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _segment_files(
+    predictor: "Predictor",
+    files: Sequence[Path],
+    folder: "OutputFolder",
+    settings: "Settings",
+    found: tuple[list["PageSummary"], list[str]],
+) -> None:
+    """Add every page that is segmented, and a sentence for every file that cannot be, to what is found."""
+    from fbunet_jax.inference.files import segment_file
+
+    pages, faults = found
     started = time.monotonic()
     # one unit an image, so that the end is known before every file has been opened
     layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
@@ -106,21 +142,13 @@ def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolde
                 pages += segment_file(predictor, file, folder, settings, done)
             except DataError as error:
                 faults.append(str(error))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # every other file would fail as well
+                    raise
+                where = f" {error.filename}:" if error.filename and str(error.filename) != str(file) else ""
+                faults.append(f"{file} could not be segmented:{where} {error.strerror or error}.")
             bar.n = files.index(file) + 1
             bar.refresh()
-    seconds = time.monotonic() - started
-    if pages:
-        write_summary(folder.summary, pages, predictor.class_names)
-        write_label_next(folder.label_next, pages)
-        _report(pages, folder, settings, seconds)
-    if faults:
-        names = "\n".join(f"  {fault}" for fault in faults)
-        print(
-            f"Error: {len(faults)} of {len(files)} {_plural('file', len(files))} could not be segmented:\n{names}",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
 
 
 def _report(pages: Sequence["PageSummary"], folder: "OutputFolder", settings: "Settings", seconds: float) -> None:
@@ -137,12 +165,12 @@ def _report(pages: Sequence["PageSummary"], folder: "OutputFolder", settings: "S
     print(f"Label these next (mean {by}, from 0 to 1):")
     for page in rank_pages(pages)[:SHOWN] if len(pages) > 1 else []:
         value = page.entropy if page.disagreement is None else page.disagreement
-        print(f"  {value:.3f}  {_place(page, pages)}")
+        print(f"  {value:.3g}  {_place(page, pages)}")
     for page, region in rank_regions(pages)[:SHOWN]:
         value = region.disagreement if several else region.entropy
         place = f"rows {region.top} to {region.top + region.height - 1}, "
         place += f"columns {region.left} to {region.left + region.width - 1}"
-        print(f"  {value:.3f}  {_place(page, pages)}, {place}")
+        print(f"  {value:.3g}  {_place(page, pages)}, {place}")
     print("Written:")
     print(f"  {folder.path / 'labels'}  class index of each pixel")
     for wanted, name, what in (

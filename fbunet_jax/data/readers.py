@@ -367,11 +367,12 @@ def _check_pages(path: Path, file: tifffile.TiffFile, what: str) -> None:
                 )
 
 
-def _axes_of(path: Path, file: tifffile.TiffFile, axes: str) -> str:
-    """Return one letter of YXCSZTIQ for every dimension of the only series."""
-    known, shape = file.series[0].axes, file.series[0].shape
-    if len(shape) == 2:
-        return "YX"
+def check_axes(axes: str) -> None:
+    """Check the setting of the axes, see `read_image`.
+
+    Raises:
+      DataError: an axis is not known, there twice, or missing.
+    """
     given = axes.upper()
     if given and (
         len(set(given)) != len(given) or not {"Y", "X"} <= set(given) <= set("YX" + CHANNEL_AXES + PAGE_AXES)
@@ -379,10 +380,19 @@ def _axes_of(path: Path, file: tifffile.TiffFile, axes: str) -> str:
         raise Fault(
             "axes-setting",
             "",
-            f"data.axes = {axes!r}: expected each axis once, Y and X among them, out of Y, X, C (channels), "
+            f"--axes or data.axes = {axes!r}: expected each axis once, Y and X among them, out of Y, X, C (channels), "
             "Z (sections) and T (times), such as 'YXC' or 'ZYX'.",
             "",
         )
+
+
+def _axes_of(path: Path, file: tifffile.TiffFile, axes: str) -> str:
+    """Return one letter of YXCSZTIQ for every dimension of the only series."""
+    known, shape = file.series[0].axes, file.series[0].shape
+    if len(shape) == 2:
+        return "YX"
+    check_axes(axes)
+    given = axes.upper()
     if len(given) == len(shape):
         return given
     if {"Y", "X"} <= set(known) <= set("YXSCZT"):
@@ -391,16 +401,16 @@ def _axes_of(path: Path, file: tifffile.TiffFile, axes: str) -> str:
         raise Fault(
             "axes-unknown",
             path,
-            f"has the shape {shape}, which data.axes = {axes!r} does not fit, and no metadata that name its axes. "
-            f"It can be read as {_readings(shape)}.",
-            "Set data.axes to what it is.",
+            f"has the shape {shape}, which --axes or data.axes = {axes!r} does not fit, and no metadata that name its "
+            f"axes. It can be read as {_readings(shape)}.",
+            "Set data.axes (of predict: --axes) to what it is.",
         )
     raise Fault(
         "axes-unknown",
         path,
         f"has the shape {shape} and no OME or ImageJ metadata that name its axes. It can be read as "
         f"{_readings(shape)}.",
-        "Set data.axes to what it is.",
+        "Set data.axes (of predict: --axes) to what it is.",
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.figures import draw_overlay
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
-from fbunet_jax.inference.outputs import Planes, label_pages, write_labels
+from fbunet_jax.inference.intensities import intensity_warning
+from fbunet_jax.inference.outputs import UNFINISHED, Planes, label_pages, short_hash, write_labels
 from fbunet_jax.inference.predictor import Band, Predictor, Tiles, sample_rows
 from fbunet_jax.inference.summary import Region, UncertaintyMap, areas, count_objects
 from fbunet_jax.runs import write_atomically
@@ -22,8 +24,6 @@ OVERLAY_SIDE = 1600
 """Largest side of an overlay, in pixels."""
 
 _SAMPLE_PIXELS = 2**20
-# Further from the training images than staining and exposure vary; another bit depth is.
-FAR_MEAN, FAR_SPREAD = 8.0, 20.0
 
 WriteMaps = Callable[[int, Band], None]
 """Is given every page's number and band."""
@@ -99,14 +99,20 @@ class OutputFolder:
 
     def overlay(self, name: str, page: int, pages: int) -> Path:
         """Return the picture of a page."""
-        return self.path / "overlays" / (f"{name}.png" if pages == 1 else f"{name}-z{page:03d}.png")
+        overlays = self.path / "overlays"
+        return overlays / f"{name}.png" if pages == 1 else overlays / name / f"z{page:03d}.png"
 
     def scratch(self, name: str, what: str) -> Path:
         """Return a file that does not outlive the command."""
-        return self.path / f".unfinished-{name}-{what}"
+        return self.path / f"{UNFINISHED}{short_hash(name)}-{what}"
 
-    def begin(self, settings: dict[str, Any], *, overwrite: bool) -> None:
-        """Create the folder, and record what its results are made with.
+    def begin(self, settings: dict[str, Any], images: Sequence[Path] = (), *, overwrite: bool) -> None:
+        """Create the folder, remove earlier results, and record what the new ones are made with.
+
+        Args:
+          settings: what the results are made with.
+          images: that will be segmented; none may be among the results that are removed.
+          overwrite: whether results may be replaced.
 
         Raises:
           RunError: it holds results that may not be replaced, or files that are not results.
@@ -119,13 +125,32 @@ class OutputFolder:
                     f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
                     "with --out."
                 )
-            if not overwrite:
+            if self._has_results() and not overwrite:
                 raise RunError(
                     f"{self.path} holds results already. Choose another folder with --out, or replace them with "
                     "--overwrite."
                 )
+            self._remove_results(images)
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.record, json.dumps(settings, indent=1) + "\n")
+
+    def _has_results(self) -> bool:
+        """Say whether an image was finished."""
+        labels = self.path / "labels"
+        finished = labels.is_dir() and any(not each.name.startswith(UNFINISHED) for each in labels.iterdir())
+        return finished or self.summary.exists() or self.label_next.exists()
+
+    def _remove_results(self, images: Sequence[Path]) -> None:
+        """Remove what this command writes, or results of other settings would stay beside the new ones."""
+        results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
+        for image in images:
+            if any(image.resolve().is_relative_to(folder.resolve()) for folder in results):
+                raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
+        for path in (*results, self.summary, self.label_next, *self.path.glob(f"{UNFINISHED}*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def segment_file(
@@ -146,10 +171,7 @@ def segment_file(
     name = name_of(path)
     with open_image(path, settings.axes, folder.scratch(name, "image")) as image:
         if image.channels != predictor.channels:
-            raise DataError(
-                f"{path} has {image.channels} channels, but the network was trained with {predictor.channels}. Give "
-                "images of the same kind as the training images; --axes says what the axes of a TIFF are."
-            )
+            raise DataError(_other_channels(path, image.channels, predictor.channels))
         folder.labels(name).parent.mkdir(exist_ok=True)
         pages = []
         shape = (image.pages, image.height, image.width)
@@ -166,6 +188,18 @@ def segment_file(
             origin = {"metadata": _origin(predictor), **image.resolution}
             write_labels(folder.labels(name), labels, predictor.class_names, stacked=image.stacked, **origin)
     return pages
+
+
+def _other_channels(path: Path, found: int, expected: int) -> str:
+    message = (
+        f"{path} has {found} channel{'s' if found != 1 else ''}, but the network was trained with {expected}. Give "
+        "images of the same kind as the training images."
+    )
+    if path.suffix.lower() in (".tif", ".tiff"):
+        message += " --axes says what the axes of a TIFF are."
+    if name_of(path).endswith("_0000"):
+        message += " Channels in separate files (nnU-Net) have to be joined into one file first."
+    return message
 
 
 def _segment_page(
@@ -203,8 +237,14 @@ def _summary(
         entropy,
         disagreement if len(predictor.folds) > 1 else None,
         uncertainty.regions(),
-        _intensity_warning(predictor, image, page),
+        _warning(predictor, image, page),
     )
+
+
+def _warning(predictor: Predictor, image: OpenImage, page: int) -> str:
+    sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
+    name = f"{image.path}, page {page}" if image.pages > 1 else f"{image.path}"
+    return intensity_warning(predictor.folds[0].normalisation, name, sample)
 
 
 @contextlib.contextmanager
@@ -266,25 +306,3 @@ def _write_overlay(
 def _origin(predictor: Predictor) -> dict[str, Any]:
     """Return what the metadata of every file say: the step of each fold's checkpoint."""
     return {"program": "fbunet_jax", "folds": {str(fold.fold): fold.step for fold in predictor.folds}}
-
-
-def _intensity_warning(predictor: Predictor, image: OpenImage, page: int) -> str:
-    """Return a warning if the intensities are so far from the training images that the bit depth may differ."""
-    normalisation = predictor.folds[0].normalisation
-    if normalisation.kind != "standardise":
-        return ""
-    sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
-    values = sample.reshape(-1, image.channels)
-    mean, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-    expected, deviation = np.array(normalisation.mean), np.maximum(normalisation.deviation, 1e-12)
-    if np.all(np.abs(mean - expected) < FAR_MEAN * deviation) and np.all(spread < FAR_SPREAD * deviation):
-        return ""
-    return (
-        f"{image.path}: the mean intensity is {_numbers(mean)}, in the training images it was {_numbers(expected)} "
-        f"with a deviation of {_numbers(deviation)}. If the file has another bit depth or unit, convert it; the "
-        "segmentation means nothing otherwise."
-    )
-
-
-def _numbers(values: NDArray) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)

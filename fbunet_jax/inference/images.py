@@ -65,7 +65,8 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     """Return the image files among files and folders, folders in natural order and not deeper.
 
     Raises:
-      DataError: an input does not exist, a folder has no image, or two files would get one name.
+      DataError: an input does not exist, a folder has no image, or two files would get one name. The same file
+        given twice counts once.
     """
     files: list[Path] = []
     for path in inputs:
@@ -84,7 +85,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     names: dict[str, Path] = {}
     for file in dict.fromkeys(files):
         other = names.setdefault(name_of(file), file)
-        if other != file:
+        if other.resolve() != file.resolve():
             raise DataError(
                 f"{other} and {file} have the same name, so one result would overwrite the other. Segment them into "
                 "different folders."
@@ -95,6 +96,57 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 def name_of(file: Path) -> str:
     """Return the name of an image's results: "07" for 07.tif and 07.ome.tif."""
     return file.stem.removesuffix(".ome")
+
+
+def as_pages(image: NDArray, channels: int, *, stack: bool) -> NDArray:
+    """Return an array as `[pages, H, W, C]` in a type that the device takes.
+
+    Raises:
+      DataError: shape, type, channels or values do not fit.
+    """
+    try:
+        array = np.asarray(image)
+    except ValueError as error:
+        raise DataError(f"The image is no array: {error}") from error
+    spatial = "[Z, H, W] or [Z, H, W, C]" if stack else "[H, W] or [H, W, C]"
+    dimensions = 3 if stack else 2
+    if array.ndim not in (dimensions, dimensions + 1) or 0 in array.shape:
+        hint = " Give stack=True if the first axis numbers pages." if array.ndim > dimensions and not stack else ""
+        raise DataError(f"An array of the shape {array.shape} is no image: expected {spatial}.{hint}")
+    given = array.shape
+    array = array[..., None] if array.ndim == dimensions else array
+    if array.shape[-1] != channels:
+        hint = " Give stack=True if the first axis numbers pages." if len(given) == 3 and not stack else ""
+        raise DataError(
+            f"An array of the shape {given} was read as {spatial} with {array.shape[-1]} channels, but the "
+            f"network was trained with {channels}.{hint}"
+        )
+    if array.dtype == bool:
+        raise DataError(
+            "The image holds truth values; expected intensities, as in the files that the network was trained with "
+            "(of 1-bit files: 0 and 1 as uint8)."
+        )
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
+        array = _narrowed(array)
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError("The image has values that are NaN or infinite in 32 bits. Replace them first.")
+    elif array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
+        raise DataError(
+            f"The image holds values of type {array.dtype}; expected 8, 16 or 32-bit integers or floating point, as "
+            "in the files that the network was trained with."
+        )
+    return array if stack else array[None]
+
+
+def _narrowed(array: NDArray) -> NDArray:
+    """Return 64-bit integers in 32 bits if they fit: numpy makes 64-bit ones of lists and by arithmetic."""
+    for dtype in (np.int32, np.uint32):
+        if np.iinfo(dtype).min <= array.min() and array.max() <= np.iinfo(dtype).max:
+            return array.astype(dtype)
+    return array
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The files of a segmentation: written by bands under another name, renamed when they are complete."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from fbunet_jax.figures import class_colours
+
+UNFINISHED = ".unfinished-"
+"""How the names of files begin that are not complete."""
 
 _BIG = 2**32 - 2**25
 SCRATCH_PIXELS = 2**26
@@ -116,4 +120,9 @@ def write_labels(
 
 def beside(path: Path) -> Path:
     """Return the name that a file has until it is complete; the suffix stays."""
-    return path.with_name(f".unfinished-{path.name}")
+    return path.with_name(f"{UNFINISHED}{short_hash(path.name)}{path.suffix}")
+
+
+def short_hash(name: str) -> str:
+    """Return 12 characters that stand for a name: with more around it, a long one may not fit the file system."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.ensemble import Affine, Ensemble
-from fbunet_jax.inference.images import Rows
+from fbunet_jax.inference.images import Rows, as_pages
 from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, BandBlender, Tiling, mirrored
 from fbunet_jax.runs import Run
 from fbunet_jax.training.trained import TrainedFold, load_trained_fold, trained_folds
@@ -116,6 +117,12 @@ class Predictor:
           ConfigError: tile, overlap or batch do not fit.
         """
         images = as_pages(image, self.channels, stack=stack)
+        kinds = {fold.normalisation.kind for fold in self.folds}
+        if "scale" in kinds and np.asarray(image).dtype.kind in "iu" and np.asarray(image).dtype.itemsize > 4:
+            raise DataError(
+                f"The image holds values of type {np.asarray(image).dtype}, but the network divides integers by the "
+                "largest value of their type. Give the type of the files that it was trained with."
+            )
         pages = []
         for page in images:
             height, width = page.shape[:2]
@@ -183,6 +190,9 @@ class Predictor:
         Raises:
           ConfigError: they do not fit the network.
         """
+        for name, value in zip(("tile", "overlap", "batch"), tiles, strict=False):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+                raise ConfigError(f"{name} = {value!r}: expected a whole number.")
         if tiles.batch is not None and tiles.batch < 1:
             raise ConfigError(f"batch = {tiles.batch}: expected at least 1 tile at once.")
         side = max(DEFAULT_TILE, 2 * self.unit) if tiles.tile is None else tiles.tile
@@ -231,40 +241,6 @@ def sample_rows(rows: Rows, height: int, width: int, pixels: int) -> NDArray:
     if step == 1:
         return rows(0, height)
     return np.concatenate([rows(row, row + 1) for row in range(0, height, step)])
-
-
-def as_pages(image: NDArray, channels: int, *, stack: bool) -> NDArray:
-    """Return an array as `[pages, H, W, C]` in a type that the device takes.
-
-    Raises:
-      DataError: shape, type, channels or values do not fit.
-    """
-    array = np.asarray(image)
-    spatial = "[Z, H, W] or [Z, H, W, C]" if stack else "[H, W] or [H, W, C]"
-    dimensions = 3 if stack else 2
-    if array.ndim not in (dimensions, dimensions + 1) or 0 in array.shape:
-        hint = " Give stack=True if the first axis numbers pages." if array.ndim > dimensions and not stack else ""
-        raise DataError(f"An array of the shape {array.shape} is no image: expected {spatial}.{hint}")
-    array = array[..., None] if array.ndim == dimensions else array
-    if array.shape[-1] != channels:
-        hint = " Give stack=True if the first axis numbers pages." if image.ndim == 3 and not stack else ""
-        raise DataError(
-            f"An array of the shape {image.shape} was read as {spatial} with {array.shape[-1]} channels, but the "
-            f"network was trained with {channels}.{hint}"
-        )
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise DataError("The image has values that are NaN or infinite in 32 bits. Replace them first.")
-    elif array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
-        raise DataError(
-            f"The image holds values of type {array.dtype}; expected 8, 16 or 32-bit integers or floating point, as "
-            "in the files that the network was trained with."
-        )
-    return array if stack else array[None]
 
 
 def _tiles(tiling: Tiling, rows: Rows, height: int, width: int) -> Iterator[tuple[tuple[int, int], NDArray]]:

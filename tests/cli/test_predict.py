@@ -1,8 +1,10 @@
 """predict.py as a user types it: files in, files out, mistakes explained."""
 
 import csv
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 
 import fbunet_jax
 from fbunet_jax.cli import main
+from fbunet_jax.cli import predict as predict_command
 from fbunet_jax.config import load_config
 from fbunet_jax.data.synthetic import synthetic_image
 from fbunet_jax.figures import class_colours
@@ -119,7 +122,7 @@ def test_a_stack_stays_a_stack(work, result):
         assert file.series[0].axes == "ZCYX"
         found = file.asarray().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-3)
-    assert {path.name for path in (work / "out/overlays").glob("10*")} == {f"10-z00{page}.png" for page in range(3)}
+    assert {path.name for path in (work / "out/overlays/10").iterdir()} == {f"z00{page}.png" for page in range(3)}
 
 
 def test_the_tables_hold_what_the_label_files_hold(work, result):
@@ -167,6 +170,7 @@ def test_bands_and_scratch_files_give_the_same_files(work, result, monkeypatch, 
         (["run", "in/9.tif", "--out", "new", "--tile", "33"], "tile = 33"),
         (["run", "in/9.tif", "--out", "new", "--batch", "0"], "batch = 0"),
         (["run", "--out", "new"], "No image is given"),
+        (["run", "in/9.tif", "--out", "new", "--axes", "ZZ"], "--axes or data.axes = 'ZZ'"),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_nothing_is_written(options, message, work, result, monkeypatch, capsys):
@@ -175,3 +179,70 @@ def test_a_mistake_gets_a_sentence_and_nothing_is_written(options, message, work
     assert main(["predict", *options]) == 2
     assert message in capsys.readouterr().err
     assert sorted(work.rglob("*")) == before
+
+
+class Stub:
+    """Stands for a predictor where nothing is segmented."""
+
+    folds: tuple = ()
+    class_names = ("a", "b")
+
+
+@pytest.fixture
+def segmented(tmp_path, monkeypatch):
+    """Return a function that runs the loop over a.tif, b.tif and c.tif, where b.tif raises an error."""
+
+    def run(error):
+        def segment(_, path, *__):
+            if path.name == "b.tif":
+                raise error
+            counts = np.array([3, 1])
+            return [inference_files.PageSummary(path.stem, 0, 2, 2, counts, [1, 1], 1.2e-5, None, [], "")]
+
+        monkeypatch.setattr(inference_files, "segment_file", segment)
+        folder, files = inference_files.OutputFolder(tmp_path), [Path(f"{name}.tif") for name in "abc"]
+        return predict_command._segment(Stub(), files, folder, inference_files.Settings())
+
+    return run
+
+
+def test_a_file_that_the_system_refuses_does_not_lose_the_others(segmented, tmp_path, capsys):
+    assert segmented(OSError(errno.ENAMETOOLONG, "File name too long", "b" * 300)) == 2
+    told = capsys.readouterr()
+    assert "1 of 3 files could not be segmented" in told.err
+    assert "File name too long" in told.err
+    assert "1.2e-05  a" in told.out
+    with (tmp_path / "summary.csv").open() as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_what_is_done_is_in_the_tables_when_the_rest_is_given_up(error, segmented, tmp_path):
+    with pytest.raises(type(error)):
+        segmented(error)
+    for name in ("summary.csv", "label_next.csv"):
+        with (tmp_path / name).open() as file:
+            assert [row["image"] for row in csv.DictReader(file)] == ["a"]
+
+
+def test_a_terminated_command_says_so_and_leaves_nothing_unfinished(work, result, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(outputs, "SCRATCH_PIXELS", 0)
+    monkeypatch.setattr(inference_files, "draw_overlay", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert (
+            main(["predict", str(work / "run"), str(work / "in/9.tif"), "--out", str(tmp_path / "out"), *TILES]) == 130
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "Interrupted." in capsys.readouterr().err
+    assert not list(tmp_path.rglob(".unfinished*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["a", "b", "--out", "a.pdf"], "ends in .png"), (["a", "b", "./a"], "./a is given twice")],
+)
+def test_a_comparison_that_cannot_be_gets_a_sentence(options, message, capsys):
+    assert main(["compare", *options]) == 2
+    assert message in capsys.readouterr().err

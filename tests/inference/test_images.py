@@ -69,5 +69,8 @@ def test_inputs_that_give_nothing_are_named(tmp_path):
         find_images([tmp_path / "nowhere"])
     for name in ("a.tif", "images/a.png"):
         Image.new("L", (2, 2)).save(tmp_path / name)
+    (tmp_path / "images/../images/b.tif").touch()
+    twice = [tmp_path / "images/b.tif", tmp_path / "images/../images/b.tif"]
+    assert find_images(twice) == twice[:1]
     with pytest.raises(DataError, match="the same name"):
         find_images([tmp_path / "a.tif", tmp_path / "images"])

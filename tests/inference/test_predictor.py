@@ -12,6 +12,7 @@ from fbunet_jax.config import load_config
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference import ensemble
+from fbunet_jax.inference.images import as_pages
 from fbunet_jax.inference.predictor import Predictor, Tiles, sample_rows
 from fbunet_jax.training.loop import train_fold
 
@@ -199,6 +200,9 @@ def test_bfloat16_is_close_to_float32(predictor, noise):
         ((8,), {}, r"expected \[H, W\]"),
         ((0, 8), {}, "is no image"),
         ((8, 8), {"tile": 30}, "tile = 30"),
+        ((8, 8), {"tile": 32.0}, r"tile = 32\.0: expected a whole number"),
+        ((8, 8), {"batch": 1.5}, r"batch = 1\.5: expected a whole number"),
+        ((8, 8), {"overlap": True}, "overlap = True"),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence(shape, options, message, predictor):
@@ -208,11 +212,30 @@ def test_what_does_not_fit_gets_a_sentence(shape, options, message, predictor):
 
 @pytest.mark.parametrize(
     ("image", "message"),
-    [(np.full((4, 4), np.nan), "NaN"), (np.zeros((4, 4), np.int64), "int64"), (np.zeros((4, 4), complex), "complex")],
+    [
+        (np.full((4, 4), np.nan), "NaN"),
+        (np.full((4, 4), 2**40), "int64"),
+        (np.zeros((4, 4), complex), "complex"),
+        (np.zeros((4, 4), bool), "expected intensities"),
+        ([[1, 2], [3]], "is no array"),
+        ([[[1, 2], [3, 4]]], "with 2 channels"),
+    ],
 )
 def test_values_that_no_file_holds_are_refused(image, message, predictor):
     with pytest.raises(DataError, match=message):
         predictor.predict(image)
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(2**31 - 1, np.int32), (2**32 - 1, np.uint32)])
+def test_64_bit_integers_that_fit_are_taken(largest, dtype):
+    image = [[0, 1], [2, largest]]
+    np.testing.assert_array_equal(as_pages(image, 1, stack=False)[0, ..., 0], np.array(image, dtype), strict=True)
+
+
+def test_64_bit_integers_are_refused_where_the_type_decides(make_fold):
+    scaled = Predictor([make_fold(normalisation=Normalisation("scale"))], 1)
+    with pytest.raises(DataError, match="Give the type of the files"):
+        scaled.predict(np.zeros((4, 4), np.int64))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,75 @@
+"""The folder of results: what may be replaced, what is removed, how files are called."""
+
+from pathlib import Path
+
+import pytest
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.inference.files import OutputFolder, _other_channels
+from fbunet_jax.inference.outputs import beside
+
+
+def fill(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+def test_overwriting_removes_the_results_of_other_settings_and_nothing_else(tmp_path):
+    fill(tmp_path, "prediction.json", "labels/a.tif", "overlays/a.png", "probabilities/a.tif", "uncertainty/a.tif")
+    fill(tmp_path, "summary.csv", "label_next.csv", ".unfinished-1", "notes.txt", "mine/labels.tif")
+    folder = OutputFolder(tmp_path)
+    with pytest.raises(RunError, match="--overwrite"):
+        folder.begin({}, overwrite=False)
+    with pytest.raises(RunError, match=r"a\.tif is among the results"):
+        folder.begin({}, [tmp_path / "labels/a.tif"], overwrite=True)
+    assert folder.labels("a").exists()
+    folder.begin({}, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"prediction.json", "notes.txt", "mine"}
+
+
+def test_a_link_to_results_elsewhere_is_removed_and_not_followed(tmp_path):
+    fill(tmp_path, "elsewhere.tif")
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "prediction.json")
+    (tmp_path / "kept").mkdir()
+    fill(tmp_path / "kept", "a.tif")
+    (tmp_path / "out/labels").symlink_to(tmp_path / "kept")
+    OutputFolder(tmp_path / "out").begin({}, overwrite=True)
+    assert not (tmp_path / "out/labels").exists()
+    assert (tmp_path / "kept/a.tif").exists()
+
+
+def test_a_folder_without_a_finished_result_is_used_again(tmp_path):
+    folder = OutputFolder(tmp_path)
+    folder.begin({}, overwrite=False)
+    fill(tmp_path, "labels/.unfinished-1.tif", ".unfinished-2", "overlays/a.png")
+    folder.begin({}, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
+    fill(tmp_path, "summary.csv")
+    with pytest.raises(RunError, match="holds results already"):
+        folder.begin({}, overwrite=False)
+
+
+def test_a_long_name_fits_while_the_file_is_unfinished(tmp_path):
+    folder, name = OutputFolder(tmp_path), "n" * 251
+    for path in (folder.scratch(name, "labels"), beside(tmp_path / f"{name}.tif")):
+        path.touch()
+        path.unlink()
+    assert folder.scratch("a", "labels") != folder.scratch("b", "labels")
+
+
+def test_the_pages_of_a_stack_never_have_the_name_of_another_image():
+    folder = OutputFolder(Path("out"))
+    assert folder.overlay("zstack", 0, 3) == Path("out/overlays/zstack/z000.png")
+    assert folder.overlay("zstack-z000", 0, 1) == Path("out/overlays/zstack-z000.png")
+
+
+def test_another_number_of_channels_is_explained():
+    tiff, png = (_other_channels(Path(name), 1, 3) for name in ("case_0000.tif", "a.png"))
+    assert "has 1 channel, but the network was trained with 3" in tiff
+    assert "--axes" in tiff
+    assert "(nnU-Net) have to be joined" in tiff
+    assert "--axes" not in png
+    assert "nnU-Net" not in png
