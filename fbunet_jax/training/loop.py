@@ -20,6 +20,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
+from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import FoldLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, replicate
 from fbunet_jax.training.plan import plan_run
@@ -125,6 +126,7 @@ class FoldTraining:
         # on the devices, once it has started
         self.store: ImageStore
         self.validation_store: ImageStore
+        self.interruption = Interruption()
         # the latest values, for the progress bar
         self.loss_text = self.iou_text = ""
 
@@ -157,13 +159,14 @@ class FoldTraining:
     def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
         """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
         state, first_step = self.start(weights)
-        with self.log(first_step, stream) as log:
+        with self.log(first_step, stream) as log, self.interruption:
             self.announce(log, first_step)
             for epoch, first, last, validates in self.plan:
                 if last > first_step:
                     state = self.train(epoch, first, last, state, log)
                     if validates:
                         self.validate(epoch, last, state, log)
+            self.interruption.check()
 
     def announce(self, log: FoldLog, first_step: int) -> None:
         """Tell what is about to be trained, and warn of classes without a training pixel."""
@@ -189,6 +192,7 @@ class FoldTraining:
             items = [
                 batch_items(self.setup.epoch, step, config.batch_size, self.config.seed, self.fold) for step in steps
             ]
+            self.interruption.check()
             state, metrics = mapped(state, self.store, np.stack(items))
             collected.append((metrics, len(steps)))
             running.append(metrics)
