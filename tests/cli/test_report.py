@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -50,8 +51,9 @@ def test_report_evaluates_what_is_not_evaluated_and_says_where_the_page_is(train
 
 def test_compare_prints_a_table_and_draws_a_picture(trained, capsys, tmp_path):
     assert main(["evaluate", str(trained), "--no-report"]) == 0
-    out = tmp_path / "differences.png"
-    assert main(["compare", str(trained), str(trained), "--out", str(out)]) == 0
+    out, other = tmp_path / "differences.png", tmp_path / "other"
+    shutil.copytree(trained, other)
+    assert main(["compare", str(trained), str(other), "--out", str(out)]) == 0
     output = capsys.readouterr().out
     assert "percentage points of IoU" in output
     assert "No interval: one fold" in output
@@ -66,7 +68,7 @@ def test_compare_prints_a_table_and_draws_a_picture(trained, capsys, tmp_path):
         (["report"], "needs a run directory"),
         (["report", "."], "is not a run directory"),
         (["compare", "."], "at least two"),
-        (["compare", ".", "."], "is not a run directory"),
+        (["compare", ".", ".."], "is not a run directory"),
         (["report", "RUN", "--data-root", "nowhere", "--out", "page.html"], ""),
     ],
 )
