@@ -65,7 +65,7 @@ def command(options: Sequence[str], prog: str) -> int:
         raise DataError("No image is given. Give images, or folders of images, after the run directory.")
     # as Ctrl-C does, so that unfinished files are removed, see cli/train.py
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from fbunet_jax.data.readers import check_axes
+    from fbunet_jax.data.tiff import check_axes
     from fbunet_jax.inference.files import OutputFolder, Settings
     from fbunet_jax.inference.images import find_images
     from fbunet_jax.inference.predictor import Tiles, load

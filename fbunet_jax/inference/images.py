@@ -12,17 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from fbunet_jax.data.folds import natural_key
-from fbunet_jax.data.readers import (
-    CHANNEL_AXES,
-    IMAGE_SUFFIXES,
-    PAGE_AXES,
-    arrange,
-    drop_opaque_alpha,
-    has_alpha,
-    intensities,
-    open_tiff,
-    read_image,
-)
+from fbunet_jax.data.pixels import drop_opaque_alpha, intensities
+from fbunet_jax.data.readers import IMAGE_SUFFIXES, open_tiff, read_image
+from fbunet_jax.data.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
 from fbunet_jax.errors import DataError
 
 WHOLE_VALUES = 2**26

@@ -1,0 +1,66 @@
+"""What the pixels of a file must be, whatever its format: not too many, finite, of a type that is supported, opaque."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fbunet_jax.data.findings import Fault
+
+MAXIMUM_PIXELS = 2**31
+"""Values in one file; more is taken for a damaged or malicious header and refused before memory is taken."""
+
+
+def check_size(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse a file whose header declares more than `MAXIMUM_PIXELS` values."""
+    if math.prod(shape) > MAXIMUM_PIXELS:
+        raise Fault(
+            "file-size",
+            path,
+            f"declares the size {' x '.join(map(str, shape))}, more than {MAXIMUM_PIXELS} values.",
+            "Cut it into smaller files, or export it again if the size is wrong.",
+        )
+
+
+def intensities(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return decoded values as images hold them, see `fbunet_jax.data.readers.read_image`; the path is for the message.
+
+    Raises:
+      DataError: the type is not supported, or values are not finite.
+    """
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.dtype in (np.float16, np.float64):
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if array.dtype != np.float32 and not (array.dtype.kind in "iu" and array.dtype.itemsize <= 4):
+        raise Fault(
+            "image-type",
+            path,
+            f"holds values of type {array.dtype}; expected 8, 16 or 32-bit integers or float32.",
+            "Convert it, in Fiji with Image > Type.",
+        )
+    if array.dtype == np.float32:
+        broken = int(np.count_nonzero(~np.isfinite(array)))
+        if broken:
+            raise Fault(
+                "not-finite",
+                path,
+                f"has {broken} of {array.size} values that are NaN or infinite in 32 bits.",
+                "Replace them before training, for example in Fiji with Process > Math > NaN Background or Macro.",
+            )
+    return array
+
+
+def drop_opaque_alpha(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return the channels but the last, which must be opaque everywhere: hidden pixels are not measurements."""
+    opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
+    hidden = int(np.count_nonzero(array[..., -1] != opaque))
+    if hidden:
+        raise Fault(
+            "transparency",
+            path,
+            f"has an alpha channel with {hidden} pixels that are not opaque.",
+            "Remove the alpha channel, or save the file without transparency.",
+        )
+    return array[..., :-1]
