@@ -43,6 +43,8 @@ METHODS = (
 FeedbackMode = Literal["replace", "concat", "image"]
 Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet"]
 
+_MOST_FOLDS = 1000
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -88,7 +90,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least("data.cut", self.cut, 0)
         _at_least("data.crop", self.crop, 1)
-        _at_least("data.folds", self.folds, 2)
+        _at_least("data.folds", self.folds, 2, below=_MOST_FOLDS + 1)
         _at_least("data.synthetic_images", self.synthetic_images, 1)
         _at_least("data.synthetic_size", self.synthetic_size, 16)
         _at_least("data.synthetic_seed", self.synthetic_seed, 0)
@@ -113,9 +115,11 @@ class ModelConfig:
     """Added to the variance in batch normalisation."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the convolutions; parameters, statistics, softmax and loss are float32 always."""
+    rematerialise: bool = False
+    """Less memory in training for more time: activations inside a block are computed a second time."""
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2 or min(self.widths, default=0) < 1:
+        if len(self.widths) < 2 or min(self.widths) < 1 or max(self.widths) >= 2**31:
             raise ConfigError(
                 f"model.widths = {list(self.widths)}: expected at least two levels, each of at least 1 channel, "
                 "such as 8 16 32 64 128."
@@ -155,6 +159,8 @@ class TrainingConfig:
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
     validate_every: int = 1
     """Epochs between validations, each of which also saves a checkpoint."""
+    save_minutes: float = 10.0
+    """Minutes after which a long epoch is also saved on its way; 0 saves whenever a step is done."""
     previews: int = 4
     """Validation images in each preview picture; 0 draws none."""
     preview_every: int = 5
@@ -165,7 +171,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every", "preview_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "previews", "weight_decay", "gradient_clip", "round_weight"):
+        for name in ("warmup_steps", "save_minutes", "previews", "weight_decay", "gradient_clip", "round_weight"):
             _at_least(f"training.{name}", getattr(self, name), 0)
         _positive("training.learning_rate", self.learning_rate)
         _positive("training.adam_epsilon", self.adam_epsilon)
@@ -201,7 +207,7 @@ class Config:
                 f"The methods are: {', '.join(METHODS)}."
             )
         _in_range("seed", self.seed, 0, 2**32 - 1)
-        if not self.name or self.name in (".", "..") or set(self.name) & set('/\\:*?"<>|'):
+        if self.name in ("", ".", "..") or set(self.name) & set('/\\:*?"<>|') or not self.name.isprintable():
             raise ConfigError(
                 f"name = {self.name!r}: expected a plain word, because it becomes a folder name under runs/."
             )
@@ -263,12 +269,23 @@ def read_toml(file: Path) -> dict[str, Any]:
     text = ""
     try:
         text = file.read_text(encoding="utf-8")
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(text)
+        _check_whole_numbers(table)
+        return table
+    except (ValueError, RecursionError) as error:
         hint = " Write paths with / or in single quotes: in double quotes \\ begins an escape." if "\\" in text else ""
         raise ConfigError(f"{file} is not a valid TOML file: {error}.{hint}") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _check_whole_numbers(value: Any) -> None:
+    """Raise a ValueError for a whole number of more than 64 bits, which TOML does not know."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_whole_numbers(each)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number has more than 64 bits")
 
 
 def to_toml(config: Config) -> str:
@@ -360,13 +377,14 @@ def _merge(table: dict[str, Any], keys: list[str], value: Any) -> None:
         table[keys[-1]] = value
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not math.isfinite(value) or value < least:
-        raise ConfigError(f"{name} = {value}: expected a number of at least {least}.")
+def _at_least(name: str, value: float, least: float, *, below: float = 2**31) -> None:
+    if not least <= value < below:
+        limit = f"below {below}" if value >= below else f"of at least {least}"
+        raise ConfigError(f"{name} = {value}: expected a number {limit}.")
 
 
 def _positive(name: str, value: float) -> None:
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value < math.inf:
         raise ConfigError(f"{name} = {value}: expected a number above 0.")
 
 

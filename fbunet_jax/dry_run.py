@@ -2,7 +2,6 @@
 
 import io
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,9 @@ from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.estimate import Costs, Work, fold_work
 from fbunet_jax.training.logs import FoldLog, read_records
 from fbunet_jax.training.loop import FoldTraining
+from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
+from fbunet_jax.training.plan import Stretch
 from fbunet_jax.training.setup import FoldSetup, describe, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState
 from fbunet_jax.training.trained import save_inputs
@@ -117,7 +118,7 @@ class _Rehearsal:
 
     def __init__(self, config: Config, fold: int, setup: FoldSetup, directory: FoldDirectory, tell: Tell) -> None:
         # drawing is timed by itself; validation is that of the first tiles only
-        self.config = replace(config, training=replace(config.training, preview_every=sys.maxsize))
+        self.config = replace(config, training=replace(config.training, preview_every=2**31 - 1))
         self.fold, self.directory, self.tell = fold, directory, tell
         devices = jax.local_device_count()
         self.validation_batch = devices * max(1, config.training.batch_size // devices)
@@ -135,29 +136,29 @@ class _Rehearsal:
         Returns:
           The costs, and the number of groups of steps that were timed.
         """
-        with FoldCheckpoints(self.directory.checkpoints) as checkpoints:
+        with FoldCheckpoints(self.directory) as checkpoints:
             training = FoldTraining(self.config, self.fold, self.setup, self.directory, checkpoints)
-            creating, (state, _) = _timed(lambda: training.start(weights))
-            with training.log(0, io.StringIO()) as log:
-                first_steps, state = _timed(lambda: training.train(1, 0, 2, state, log))
+            creating, (state, *_) = _timed(lambda: training.start(weights))
+            with training.log(0, 0, io.StringIO()) as log:
+                first_steps, state = _timed(lambda: _train(training, Stretch(1, 0, 2, True), state, log))
                 self.tell(f"trained      2 steps in {creating + first_steps:.1f} s, compiling included")
-                first_validation, _ = _timed(lambda: training.validate(1, 2, state, log))
-                first_picture, _ = _timed(lambda: training.draw(state, 1))
+                first_validation, _ = _timed(lambda: _validate(training, Stretch(1, 0, 2, True), state, log))
+                first_picture, _ = _timed(lambda: training.pictures.draw(state, training.validation_store, 1))
                 count, seconds = len(self.setup.validation.tiles), first_validation + first_picture
                 self.tell(f"validated    {count} tiles, and drawn, in {seconds:.1f} s, compiling included")
-        with FoldCheckpoints(self.directory.checkpoints) as checkpoints:
+        with FoldCheckpoints(self.directory) as checkpoints:
             training.checkpoints = checkpoints
-            state, step = training.start(None)
+            state, step, _ = training.start(None)
             if step != 2:
                 raise RunError(f"The checkpoint of step 2 was saved in {self.directory.checkpoints}, but not found.")
-            with training.log(step, io.StringIO()) as log:
-                state = training.train(2, step, step + 1, state, log)
+            with training.log(step, step, io.StringIO()) as log:
+                state = _train(training, Stretch(2, step, step + 1, False), state, log)
                 self.tell("resumed      from the checkpoint of step 2")
                 state, step, step_cost, record = self._time_steps(training, state, step + 1, log)
                 groups = len(read_records(self.directory.timing, "train")) - 2
-                validation, _ = _timed(lambda: training.validate(3, step, state, log))
+                validation, _ = _timed(lambda: _validate(training, Stretch(3, step - 1, step, True), state, log))
                 evaluating = read_records(self.directory.timing, "validation")[-1]["seconds"]
-                picture, _ = _timed(lambda: training.draw(state, 3))
+                picture, _ = _timed(lambda: training.pictures.draw(state, training.validation_store, 3))
             saving, _ = _timed(checkpoints.close)
         firsts = (first_steps - 2 * step_cost, first_validation - validation, first_picture - picture)
         compiling = creating + sum(max(0.0, first) for first in firsts)
@@ -175,12 +176,21 @@ class _Rehearsal:
         seconds: list[float] = []
         wholes: list[float] = []
         while len(seconds) < TIMED_GROUPS or sum(seconds) < TIMED_SECONDS:
-            whole, state = _timed(lambda: training.train(3, step, step + size, state, log))  # noqa: B023
+            stretch = Stretch(3, step, step + size, False)
+            whole, state = _timed(lambda: _train(training, stretch, state, log))  # noqa: B023
             step += size
             wholes.append(whole)
             seconds.append(read_records(self.directory.timing, "train")[-1]["seconds"])
         record = statistics.median(whole - inner for whole, inner in zip(wholes, seconds, strict=True))
         return state, step, statistics.median(seconds) / size, record
+
+
+def _train(training: FoldTraining, stretch: Stretch, state: TrainState, log: FoldLog) -> TrainState:
+    return training.train(stretch, stretch.first, state, EpochMeasures(), log)
+
+
+def _validate(training: FoldTraining, stretch: Stretch, state: TrainState, log: FoldLog) -> None:
+    training.validate(stretch, state, EpochMeasures(), log)
 
 
 def _predict_one(run: Run, fold: int, dataset: Dataset, tell: Tell) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -170,6 +170,59 @@ def draw_differences(
     grid[0].set_ylim(len(class_names) - 0.5, -0.5)
     cut = ", cut off at the frame" if is_cut else ""
     figure.suptitle(f"Difference to {baseline}: folds (grey), mean, 95 % interval{cut}", fontsize="medium")
+    _save(figure, path)
+
+
+class TableRow(NamedTuple):
+    """One method of a figure of `draw_table`.
+
+    Attributes:
+      name: of the method.
+      cells: IoU in % of each of its trainings `[N, columns]`; N may be 0.
+      mean: of them, `[columns]`, NaN for none.
+      deviation: of them, likewise.
+      paper: what it is compared with, likewise.
+    """
+
+    name: str
+    cells: NDArray[np.floating]
+    mean: NDArray[np.floating]
+    deviation: NDArray[np.floating]
+    paper: NDArray[np.floating]
+
+
+def draw_table(path: Path, columns: Sequence[str], rows: Sequence[TableRow], title: str) -> None:
+    """Draw the IoU of methods, one row a method, one panel a column: every training, mean and deviation, the paper's.
+
+    Args:
+      path: of the PNG.
+      columns: what the panels are called.
+      rows: the methods, from above.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(2.4 + 2.5 * len(columns), 1.9 + 0.36 * len(rows)), layout="constrained")
+    grid = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    places = np.arange(len(rows))
+    mean = {"fmt": "D", "color": "#0072b2", "markersize": 5, "capsize": 3}
+    for column, (axes, name) in enumerate(zip(grid, columns, strict=True)):
+        for place, row in zip(places, rows, strict=True):
+            values = row.cells[:, column]
+            axes.plot(values, np.full(len(values), place + 0.22), "o", color="0.6", markersize=3, label="each training")
+        means, deviations, paper = (
+            np.array([each[column] for each in part], np.float64)
+            for part in ([r.mean for r in rows], [r.deviation for r in rows], [r.paper for r in rows])
+        )
+        axes.errorbar(means, places, xerr=np.nan_to_num(deviations), label="mean, deviation", **mean)
+        axes.plot(paper, places - 0.22, "v", color="#d55e00", markersize=5, linestyle="none", label="paper")
+        axes.set(title=name, xlabel="IoU in %")
+        axes.grid(alpha=0.3)
+    grid[0].set_yticks(places, [row.name for row in rows])
+    grid[0].set_ylim(len(rows) - 0.5, -0.5)
+    handles = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
+    if np.isnan([row.paper for row in rows]).all():
+        handles.pop("paper")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title, fontsize="medium")
     _save(figure, path)
 
 

@@ -2,21 +2,27 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
+
+import typeguard
 
 from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
 from fbunet_jax.errors import RunError
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
+
+_MOST_CHANNELS = 2**16
+_RESTORE = "Copy it again if the run is a copy, or start a new run."
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class FoldDirectory:
     path: Path
 
     checkpoints = property(lambda self: self.path / "checkpoints", doc="Orbax checkpoints: the two latest, the best.")
+    unfinished = property(lambda self: self.path / "unfinished", doc="Checkpoints in the middle of an epoch.")
+    broken = property(lambda self: self.path / "broken", doc="Checkpoints that were found damaged and set aside.")
     inputs = property(lambda self: self.path / "inputs.json", doc="Normalisation: what the weights expect to see.")
     metrics = property(lambda self: self.path / "metrics.jsonl", doc="Deterministic values, one line a record.")
     timing = property(lambda self: self.path / "timing.jsonl", doc="Times and rates, which differ between runs.")
@@ -86,9 +94,30 @@ class Run:
             )
         return from_table(Config, table, str(self.config))
 
-    def read_dataset(self) -> dict[str, Any]:
-        """Read the description of the data: ``class_names``, ``channels``, ``fingerprint``."""
-        return read_json(self.dataset)
+    def read_dataset(self) -> "DatasetDescription":
+        """Read the description of the data.
+
+        Raises:
+          RunError: the file is missing or damaged.
+        """
+        found = cast(DatasetDescription, read_json(self.dataset, DatasetDescription))
+        names = found["class_names"]
+        readable = names and len(set(names)) == len(names) and all(name.isprintable() for name in names)
+        if found["format"] != FORMAT or not readable or not 1 <= found["channels"] <= _MOST_CHANNELS:
+            raise RunError(
+                f"{self.dataset} is damaged: expected format {FORMAT}, class names that differ, and 1 to "
+                f"{_MOST_CHANNELS} channels. {_RESTORE}"
+            )
+        return found
+
+
+class DatasetDescription(TypedDict):
+    """What a run remembers of its data set: ``dataset.json``."""
+
+    format: int
+    class_names: list[str]
+    channels: int
+    fingerprint: str
 
 
 def _evaluation_name(split: str) -> str:
@@ -135,14 +164,15 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
       RunError: they may not (each difference is named).
     """
     before = run.read_config()
-    differences = _differences(to_table(before), to_table(config))
+    old, new = to_table(before), to_table(config)
+    differences = _explain_epochs(_differences(old, new), old, new)
     for key, value in run.read_dataset().items():
         if key in dataset and dataset[key] != value:
             differences.append(f"{key} of the data was {value!r} and is now {dataset[key]!r}")
     if differences:
         raise RunError(
             f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "
-            "continue it (only the epochs of a constant schedule can grow), or another --out for a new run."
+            "continue it, or another --out for a new run."
         )
     return before
 
@@ -155,15 +185,27 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
             found += _differences(before, now, f"{prefix}{key}.")
         elif before != now and prefix + key not in _MAY_DIFFER:
             found.append(f"{prefix}{key} was {before!r} and is now {now!r}")
-    extended = [item for item in found if item.startswith("training.epochs ")]
-    schedule = new.get("training", {}).get("schedule")
-    if extended and schedule == "constant" and new["training"]["epochs"] > old["training"]["epochs"]:
-        found.remove(extended[0])
     return found
 
 
+def _explain_epochs(found: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Take away that the epochs of a constant schedule have grown, or say why they may not differ."""
+    item = next((item for item in found if item.startswith("training.epochs ")), None)
+    if item is None:
+        return found
+    others, schedule = [other for other in found if other != item], new["training"]["schedule"]
+    if schedule != "constant":
+        return [*others, f"{item} (with the {schedule} schedule the learning rate of every step depends on them)"]
+    return (
+        others if new["training"]["epochs"] > old["training"]["epochs"] else [*others, f"{item} (they can only grow)"]
+    )
+
+
 # Where the data lie may differ between machines: their fingerprint is compared. The others do not change a result.
-_MAY_DIFFER = {"data.root", "name", "training.previews", "training.preview_every"}
+_MAY_DIFFER = {
+    *("data.root", "name", "model.rematerialise"),
+    *("training.previews", "training.preview_every", "training.save_minutes"),
+}
 
 
 def create_once(path: Path, text: str) -> None:
@@ -183,25 +225,58 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _write_aside(path: Path, content: str | bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("wb") as file:
+    with naming(path), temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     return temporary
 
 
-def read_json(path: Path) -> Any:
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name a path; that of a full disk does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_json(path: Path, expected: Any = Any) -> Any:
     """Read a JSON file of a run.
 
+    Args:
+      path: of the file.
+      expected: the type that its content has, such as a TypedDict.
+
     Raises:
-      RunError: it is missing or broken.
+      RunError: it is missing or broken, holds something else, or a number that is not finite.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        strategy = typeguard.CollectionCheckStrategy.ALL_ITEMS
+        return typeguard.check_type(content, expected, collection_check_strategy=strategy)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: the run directory is incomplete.") from error
-    except (ValueError, OSError) as error:
+    except typeguard.TypeCheckError as error:
+        raise RunError(f"{path} is damaged: {error}. {_RESTORE}") from error
+    except (ValueError, RecursionError, OSError) as error:
         raise RunError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _whole(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"the whole number {text[:9]}… has {len(text)} characters")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def set_aside(fold: FoldDirectory) -> Path:
@@ -215,8 +290,11 @@ def set_aside(fold: FoldDirectory) -> Path:
 
 
 @contextlib.contextmanager
-def fold_lock(fold: FoldDirectory) -> Iterator[None]:
+def fold_lock(fold: FoldDirectory) -> Iterator[Callable[[], None]]:
     """Hold a fold for this process; a heartbeat tells others on any host that it lives.
+
+    Yields:
+      A function that raises a RunError when another process has taken the fold over, because this one was suspended.
 
     Raises:
       RunError: another process holds it (its host and process id are named).
@@ -229,8 +307,16 @@ def fold_lock(fold: FoldDirectory) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=_beat, args=(fold.lock, stop), daemon=True)
     thread.start()
+
+    def check() -> None:
+        if not _is_mine(fold.lock):
+            raise RunError(
+                f"{fold.path} is not held by this process any more: while it was suspended, another one took it over. "
+                "That one goes on; nothing more is written here."
+            )
+
     try:
-        yield
+        yield check
     finally:
         stop.set()
         thread.join()
@@ -239,7 +325,16 @@ def fold_lock(fold: FoldDirectory) -> Iterator[None]:
 
 
 def _my_name() -> str:
-    return json.dumps({"host": socket.gethostname(), "process": os.getpid()})
+    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "system": _system()})
+
+
+def _system() -> str:
+    """Return what tells apart the systems of one host name: since when it runs, and containers with own processes."""
+    facts = []
+    with contextlib.suppress(OSError):  # Linux only
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(facts)
 
 
 def _is_mine(lock: Path) -> bool:
@@ -280,9 +375,14 @@ def _holder(lock: Path) -> _Holder | None:
     try:
         stale = time.time() - lock.stat().st_mtime >= STALE_SECONDS
         name = json.loads(lock.read_text(encoding="utf-8"))
+        host, process, system = str(name["host"]), int(name["process"]), str(name.get("system", ""))
     except FileNotFoundError:
         return None
-    return _Holder(name["host"], name["process"], stale or _died_here(name["host"], name["process"]))
+    except IsADirectoryError as error:
+        raise RunError(f"{lock} is a folder: expected the file that says who trains this fold. Remove it.") from error
+    except (ValueError, TypeError, KeyError, AttributeError):  # damaged: whoever wrote it may live
+        return _Holder("unknown", 0, stale)
+    return _Holder(host, process, stale or (system == _system() and _died_here(host, process)))
 
 
 def _remove_abandoned(lock: Path) -> None:

@@ -18,6 +18,7 @@ ORDER = [
     "training",
     "inference",
     "evaluation",
+    "reproduction",
     "dry_run",
     "doctor",
     "cli",

@@ -241,7 +241,7 @@ def fold(tmp_path):
 
 
 def held_by(fold, host, process, age=0.0):
-    fold.lock.write_text(json.dumps({"host": host, "process": process}))
+    fold.lock.write_text(json.dumps({"host": host, "process": process, "system": runs._system()}))
     os.utime(fold.lock, (time.time() - age,) * 2)
 
 
@@ -253,7 +253,8 @@ def process_that_ended():
 
 def test_the_lock_names_this_process_and_goes_with_it(fold):
     with fold_lock(fold):
-        assert read_json(fold.lock) == {"host": socket.gethostname(), "process": os.getpid()}
+        lock = read_json(fold.lock)
+        assert (lock["host"], lock["process"]) == (socket.gethostname(), os.getpid())
     assert list(fold.path.iterdir()) == []
 
 
@@ -330,3 +331,32 @@ def test_a_lock_that_another_process_took_over_is_left_to_it(fold):
         fold.lock.unlink()
         held_by(fold, "other-host", 1)
     assert read_json(fold.lock)["host"] == "other-host"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\x00", b"{}", b'{"host": "a"}'])
+def test_a_damaged_lock_is_held_for_two_minutes_and_then_taken_over(fold, content):
+    fold.lock.write_bytes(content)
+    with pytest.raises(RunError, match="is being trained by process 0 on host unknown"), fold_lock(fold):
+        pass
+    long_ago = time.time() - 121
+    os.utime(fold.lock, (long_ago, long_ago))
+    with fold_lock(fold) as still_held:
+        still_held()
+
+
+def test_a_process_of_another_container_with_the_same_host_name_is_not_judged_by_its_number(fold):
+    mine = json.loads(runs._my_name())
+    dead = 2**22 + 1  # above the highest number of a process
+    fold.lock.write_text(json.dumps({**mine, "process": dead, "system": "another"}))
+    with pytest.raises(RunError, match="is being trained by"), fold_lock(fold):
+        pass
+    fold.lock.write_text(json.dumps({**mine, "process": dead}))
+    with fold_lock(fold):
+        pass
+
+
+def test_whoever_lost_a_fold_is_told_so(fold):
+    with fold_lock(fold) as still_held:
+        fold.lock.write_text("{}")
+        with pytest.raises(RunError, match="another one took it over"):
+            still_held()

@@ -7,11 +7,13 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
 from fbunet_jax.cli.compilation_cache import use_compilation_cache
 from fbunet_jax.errors import ConfigError, UserError, did_you_mean
+from fbunet_jax.training.interruption import StopAtOnce
 
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         return 0
     name, *options = argv
     debug = "--debug" in options
-    if not debug:  # Orbax logs, with tracebacks, what it also raises
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if not debug:
+        _hide_repeated_errors()
     use_compilation_cache()
     try:
         if name not in COMMANDS:
@@ -60,12 +62,16 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         return _module(name).command(options, prog or f"fbunet {name}")
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        saved, place = (f": {interruption}", "there") if str(interruption) else ("", "the last checkpoint")
         again = {
-            "train": " The same command goes on from the last checkpoint.",
+            "train": f" The same command{' without --fresh' * ('--fresh' in options)} goes on from {place}.",
             "download": " The same command goes on with the files that are missing.",
         }.get(name if not {"--dry-run", "--dry_run"} & set(options) else "", "")
-        return _failed(f"Interrupted.{again}", EXIT_INTERRUPTED, debug)
+        code = _failed(f"Interrupted{saved}.{again}", EXIT_INTERRUPTED, debug)
+        if isinstance(interruption, StopAtOnce):  # not even for the threads that write a checkpoint
+            os._exit(code)
+        return code
     except BrokenPipeError:  # the reader of a pipe has left, as in "train.py --help | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
@@ -80,6 +86,20 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
             "config.toml and environment.json, and what the same command prints with --debug."
         )
         return _failed(message, EXIT_INTERNAL_ERROR, debug)
+
+
+def _hide_repeated_errors() -> None:
+    """Keep Orbax from logging, with tracebacks, what it also raises, and what its writing threads say after that."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
+    show = sys.unraisablehook
+
+    def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 def _failed(message: str, code: int, debug: bool) -> int:

@@ -1,15 +1,18 @@
 """``fbunet train``: train folds of one method, or go on with them."""
 
+import os
 import shlex
 import signal
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
 
 from fbunet_jax.cli.options import given_config, parse_folds, spelled
 from fbunet_jax.config import Config, load_config
+from fbunet_jax.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Arguments:
     """Run directory; runs/<config>/<method> by default, -seed<s> added for a seed other than 0."""
     fresh: bool = False
     """Set an existing fold aside (fold_K.old-N) and start again."""
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Train each fold with N seeds, from --seed on, and tell the spread; a run directory each, as for --seed."""
+    deterministic: bool = False
+    """Only kernels that give the same bits every time. On a CPU they do so anyway; on a GPU it costs speed."""
     dry_run: bool = False
     """Try every part of this training in a temporary folder, then tell how long all of it will take, and exit."""
     debug: bool = False
@@ -38,26 +45,50 @@ def command(options: Sequence[str], prog: str) -> int:
     # As Ctrl-C does: the lock is released, so that a preempted job can start elsewhere at once. The handler itself,
     # not SIGINT raised again: a shell without job control starts its background jobs with SIGINT ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = arguments.settings
+    if arguments.deterministic:  # read when JAX starts its first device
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    if arguments.seeds < 1:
+        raise ConfigError(f"--seeds {arguments.seeds}: expected a number of at least 1.")
+    config, out = arguments.settings, arguments.out or None
+    folds = parse_folds(arguments.fold, config.data.folds)
+    if arguments.dry_run and arguments.seeds > 1:
+        raise ConfigError("--dry-run rehearses one seed: leave --seeds out; the others take as long again.")
+    if arguments.dry_run:
+        return _rehearse(config, folds, out)
+    configs = [replace(config, seed=config.seed + number) for number in range(arguments.seeds)]
+    for fold in folds:
+        scores = {}
+        for each in configs:
+            # beside the run of the first seed, as the default folders are
+            place = f"{out.rstrip('/')}-seed{each.seed}" if out and each is not configs[0] else out
+            scores[each.seed] = _train(each, fold, place, arguments.fresh, prog)
+        if len(scores) > 1:
+            values = ", ".join(f"{score:.1f} (seed {seed})" for seed, score in scores.items())
+            mean, deviation = statistics.mean(scores.values()), statistics.stdev(scores.values())
+            print(
+                f"Fold {fold} with {len(scores)} seeds: best validation mean IoU {mean:.1f} % with standard deviation "
+                f"{deviation:.1f}: {values}."
+            )
+    return 0
+
+
+def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
+    """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.training.loop import train_fold
 
-    out = arguments.out or None
-    if arguments.dry_run:
-        return _rehearse(config, parse_folds(arguments.fold, config.data.folds), out)
-    for fold in parse_folds(arguments.fold, config.data.folds):
-        result = train_fold(config, fold, out=out, fresh=arguments.fresh)
-        state = "was finished already" if result.was_finished else "is finished"
-        previews = f"  previews     {result.directory.previews}\n" if config.training.previews else ""
-        print(
-            f"Fold {fold} {state}: best validation mean IoU {100 * result.best_mean_iou:.1f} % at step "
-            f"{result.best_step} of {result.steps}.\n"
-            f"  checkpoints  {result.directory.checkpoints}\n"
-            f"  curves       {result.directory.curves}\n"
-            f"{previews}"
-            f"Next: {spelled('evaluate', prog)} {shlex.quote(str(result.run))} --fold {fold}"
-        )
-    return 0
+    result = train_fold(config, fold, out=out, fresh=fresh)
+    state = "was finished already" if result.was_finished else "is finished"
+    previews = f"  previews     {result.directory.previews}\n" if config.training.previews else ""
+    score = 100 * result.best_mean_iou
+    print(
+        f"Fold {fold} {state}: best validation mean IoU {score:.1f} % at step {result.best_step} of {result.steps}.\n"
+        f"  checkpoints  {result.directory.checkpoints}\n"
+        f"  curves       {result.directory.curves}\n"
+        f"{previews}"
+        f"Next: {spelled('evaluate', prog)} {shlex.quote(str(result.run))} --fold {fold}"
+    )
+    return score
 
 
 def _rehearse(config: Config, folds: list[int], out: str | None) -> int:

@@ -97,6 +97,10 @@ def class_faults(description: Description) -> list[Fault]:
     if repeated:
         found = f"{table}: the value {repeated[0]} stands for more than one class."
         faults.append(Fault("classes", "", found, "Give each class a value of its own."))
+    unreadable = [name for name in classes if not name.strip() or not name.isprintable()]
+    if unreadable:
+        found = f"the class name {unreadable[0]!r} is empty or holds characters that cannot be printed."
+        faults.append(Fault("classes", "", found, "Give every class a name."))
     if description.ignore_value in classes.values():
         found = f"ignore_value = {description.ignore_value} is also the value of a class."
         faults.append(Fault("classes", "", found, "Remove one."))
@@ -113,7 +117,7 @@ def group_of(stem: str, pattern: str) -> str:
         return stem
     try:
         match = re.search(pattern, stem)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise Fault(
             "group-pattern", "", f"group_pattern = {pattern!r} is no regular expression: {error}.", "Mend it."
         ) from error

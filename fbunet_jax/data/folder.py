@@ -37,6 +37,7 @@ def open_folder(config: DataConfig) -> Source:
     if not config.root:
         raise DataError("data.root is not set: expected the folder that holds images/ and labels/.")
     root = Path(config.root)
+    check_text(root)
     image_folder, label_folder = _one_of(root, IMAGE_FOLDERS), _one_of(root, LABEL_FOLDERS)
     images, image_faults = list_files(image_folder, IMAGE_SUFFIXES)
     labels, label_faults = list_files(label_folder, LABEL_SUFFIXES)
@@ -100,6 +101,10 @@ def list_files(
     for file in sorted(folder.iterdir(), key=lambda each: natural_key(each.name)):
         if file.name.startswith(".") or file.name.lower() in _CLUTTER or file.suffix.lower() in passed_over:
             continue
+        if not _is_text(file.name):
+            found = f"holds a file whose name is no text in UTF-8: {file.name!r}."
+            faults.append(Fault("file-name", folder, found, "Rename it."))
+            continue
         # macOS writes "ä" as two characters
         stem = unicodedata.normalize("NFC", file.stem.removesuffix(".ome"))
         if file.is_dir() or file.suffix.lower() not in suffixes:
@@ -116,6 +121,22 @@ def list_files(
         more = f" {faults[0]}" if faults else ""
         raise DataError(f"{folder} is empty: expected files of the types {', '.join(suffixes)}.{more}")
     return files, faults
+
+
+def check_text(root: Path) -> None:
+    """Raise a DataError for a folder whose name cannot be written down."""
+    if not _is_text(str(root)):
+        raise DataError(
+            f"data.root = {str(root)!r} is no text in UTF-8, so no page and no run could name it. Rename it."
+        )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _what_is_there(folder: Path) -> str:

@@ -8,8 +8,10 @@ therefore tests contiguous blocks.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +37,16 @@ class Fold:
     test: tuple[str, ...]
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str, str]]:
     """Return a sorting key under which "2" stands before "10", as people expect of numbered files."""
     parts = re.split(r"([0-9]+)", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    # digits without leading zeros, the shorter first: int() refuses thousands of them
+    digits = [part.lstrip("0") if part.isdecimal() else "" for part in parts]
+    return [
+        (0, len(number), number, part) if part.isdecimal() else (1, 0, "", part)
+        for part, number in zip(parts, digits, strict=True)
+        if part
+    ]
 
 
 def make_folds(groups: Sequence[str], folds: int, scheme: str) -> tuple[Fold, ...]:
@@ -117,11 +125,20 @@ def folds_to_json(folds: Sequence[Fold], scheme: str) -> str:
     return json.dumps({"format": FORMAT, "scheme": scheme, "folds": table}, indent=1, ensure_ascii=False) + "\n"
 
 
-def folds_from_json(text: str, where: str) -> tuple[Fold, ...]:
+def read_folds(path: Path) -> tuple[Fold, ...]:
+    """Read a folds file.
+
+    Raises:
+      DataError: as `folds_from_json`.
+    """
+    return folds_from_json(path.read_bytes(), str(path))
+
+
+def folds_from_json(text: str | bytes, where: str) -> tuple[Fold, ...]:
     """Read the text of a folds file.
 
     Args:
-      text: the content of the file.
+      text: the content of the file; bytes are UTF-8.
       where: the file's name, for messages.
 
     Raises:
@@ -129,8 +146,8 @@ def folds_from_json(text: str, where: str) -> tuple[Fold, ...]:
     """
     remedy = "Restore the file, or start a new run."
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON ({error}). {remedy}") from error
     if not isinstance(content, dict) or "format" not in content:
         raise DataError(f"{where} is no folds file: expected a table with format, scheme and folds. {remedy}")
@@ -155,7 +172,7 @@ def _read_fold(entry: Any, where: str, remedy: str) -> Fold:
                 f"{where}: {part} = {names!r}: expected a list with the name of at least one group. {remedy}"
             )
     names = [name for part in PARTS for name in entry[part]]
-    repeated = sorted({name for name in names if names.count(name) > 1}, key=natural_key)
+    repeated = sorted((name for name, count in Counter(names).items() if count > 1), key=natural_key)
     if repeated:
         raise DataError(f"{where}: {_listing(repeated)} listed more than once; each group is in one part. {remedy}")
     return Fold(**{part: tuple(entry[part]) for part in PARTS})

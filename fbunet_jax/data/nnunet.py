@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.description import FILE_NAME, Description, class_faults, describe
 from fbunet_jax.data.findings import Fault
-from fbunet_jax.data.folder import grouped, list_files
+from fbunet_jax.data.folder import check_text, grouped, list_files
 from fbunet_jax.data.readers import LABEL_SUFFIXES, read_image, read_label
 from fbunet_jax.data.sources import Source, Unit, check_pair
 from fbunet_jax.errors import DataError
@@ -35,6 +35,7 @@ def open_nnunet(config: DataConfig) -> Source:
     if not config.root:
         raise DataError("data.root is not set: expected the folder that holds imagesTr/, labelsTr/ and dataset.json.")
     root = Path(config.root)
+    check_text(root)
     table = _read_json(root / DESCRIPTION)
     written, channels = _described(table, root / DESCRIPTION)
     ending = table.get("file_ending", _ending(root))
@@ -91,7 +92,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         table = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist: expected imagesTr/, labelsTr/ and {DESCRIPTION} of nnU-Net.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is no JSON: {error}.") from error
     lacking = [name for name in ("labels",) if not isinstance(table, dict) or not isinstance(table.get(name), dict)]
     if lacking or not isinstance(_channel_table(table), dict):
@@ -113,6 +114,8 @@ def _described(table: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], in
         name, number = (value, key) if isinstance(value, str) and key.isdecimal() else (key, value)
         if isinstance(number, str) and number.isdecimal():
             number = int(number)
+        if isinstance(name, str) and not name.isprintable():
+            raise DataError(f"{file}: labels: {name!r} holds characters that cannot be printed. Give it another name.")
         if not isinstance(name, str) or not isinstance(number, int) or isinstance(number, bool):
             raise DataError(
                 f"{file}: labels: {key!r} = {value!r} is not one value. Regions (lists of values) cannot be read; "

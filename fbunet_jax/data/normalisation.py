@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.runs import read_json
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,38 @@ class Normalisation:
             span = high - low
         span = np.where(span > 0, span, 1.0)  # a constant channel carries nothing: it becomes 0
         return (1 / span).astype(np.float32), (-low / span).astype(np.float32)
+
+
+class _Normalisation(TypedDict):
+    kind: Literal["standardise", "scale", "percentile"]
+    mean: list[float]
+    deviation: list[float]
+
+
+class _Inputs(TypedDict):
+    normalisation: _Normalisation
+
+
+def read_normalisation(path: Path, channels: int) -> Normalisation:
+    """Read what a fold's weights expect to see, from its ``inputs.json``.
+
+    Args:
+      path: of the file.
+      channels: of the images.
+
+    Raises:
+      RunError: the file is missing or damaged, or does not fit the channels.
+    """
+    found = cast(_Inputs, read_json(path, _Inputs))["normalisation"]
+    mean, deviation = found["mean"], found["deviation"]
+    expected = channels if found["kind"] == "standardise" else 0
+    fits = len(mean) == len(deviation) == expected and min(deviation, default=0) >= 0
+    if not fits or any(isinstance(value, bool) or abs(value) > _LARGEST for value in (*mean, *deviation)):
+        raise RunError(
+            f"{path} is damaged: expected mean and deviation of {expected} channels for {found['kind']!r}. Copy it "
+            "again if the run is a copy, or train the fold again with --fresh."
+        )
+    return Normalisation(found["kind"], tuple(mean), tuple(deviation))
 
 
 def fit_normalisation(kind: str, images: Sequence[NDArray]) -> Normalisation:

@@ -10,14 +10,35 @@ from fbunet_jax.data.findings import Fault
 MAXIMUM_PIXELS = 2**31
 """Values in one file; more is taken for a damaged or malicious header and refused before memory is taken."""
 
+_SMALL_BYTES = 2**29
+_MOST_EXPANSION = 600
+"""Decoded bytes for one byte of a file above `_SMALL_BYTES`: 1032 are the most with deflate, labels have 50 to 400."""
 
-def check_size(path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse a file whose header declares more than `MAXIMUM_PIXELS` values."""
-    if math.prod(shape) > MAXIMUM_PIXELS:
+
+def check_size(path: Path, shape: tuple[int, ...], itemsize: int = 1) -> None:
+    """Refuse a file whose header declares no value, more than `MAXIMUM_PIXELS`, or far more than its bytes can hold.
+
+    Args:
+      path: of the file.
+      shape: of the values.
+      itemsize: bytes of one value.
+    """
+    values, size = math.prod(shape), path.stat().st_size
+    declared = f"declares the size {' x '.join(map(str, shape))}"
+    if values < 1:
+        raise Fault("damaged-file", path, f"{declared}: it holds no pixel.", "Copy or export it again.")
+    if values > MAXIMUM_PIXELS:
         raise Fault(
             "file-size",
             path,
-            f"declares the size {' x '.join(map(str, shape))}, more than {MAXIMUM_PIXELS} values.",
+            f"{declared}, more than {MAXIMUM_PIXELS} values.",
+            "Cut it into smaller files, or export it again if the size is wrong.",
+        )
+    if values * itemsize > max(_SMALL_BYTES, _MOST_EXPANSION * size):
+        raise Fault(
+            "file-size",
+            path,
+            f"{declared}, {values * itemsize:,} bytes, and is itself only {size:,} bytes long: it is empty or damaged.",
             "Cut it into smaller files, or export it again if the size is wrong.",
         )
 

@@ -5,6 +5,7 @@ complaint is an error, and a file that is not complete is never read as far as i
 """
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
 }
 _SUFFIX_OF = {"TIFF": ".tif", "PNG": ".png", "JPEG": ".jpg"}
+_JPEG_PIXELS_A_BYTE = 8 * 64
+"""A block of 64 pixels takes at least one bit; what is missing is grey without a word."""
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -119,6 +122,8 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
         yield
     except DataError:
         raise
+    except MemoryError as error:
+        raise Fault("file-size", path, "does not fit into the memory.", "Cut it into smaller files.") from error
     except Exception as error:
         detail = str(error).strip().rstrip(".") or type(error).__name__
         found = f"cannot be read ({detail}): the {kind} file is damaged or incomplete."
@@ -157,8 +162,11 @@ def _png_header(path: Path, data: bytes) -> tuple[int, int]:
     if len(data) < 33 or _PNG_END not in data:
         found = "ends too early: the PNG file is damaged or incomplete."
         raise Fault("damaged-file", path, found, "Copy or export it again.")
-    check_size(path, (int.from_bytes(data[20:24]), int.from_bytes(data[16:20])))
-    return data[24], data[25]
+    depth, colour_type = data[24], data[25]
+    channels = {2: 3, 3: 4, 4: 2, 6: 4}.get(colour_type, 1)
+    shape = (int.from_bytes(data[20:24]), int.from_bytes(data[16:20]), channels)
+    check_size(path, shape, itemsize=2 if depth == 16 else 1)
+    return depth, colour_type
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -174,20 +182,27 @@ def _read_png(path: Path) -> np.ndarray:
 
 def _read_png_indices(path: Path) -> np.ndarray:
     """Read a PNG label; of a palette file the indices."""
-    _, colour_type = _png_header(path, path.read_bytes())
-    return _pillow(path)[..., None] if colour_type == 3 else _read_png(path)
+    data = path.read_bytes()
+    _, colour_type = _png_header(path, data)
+    if colour_type != 3:
+        return _read_png(path)
+    imagecodecs.png_decode(data)  # raises where Pillow makes up what is missing
+    return _pillow(path)[..., None]
 
 
 def _read_jpeg(path: Path) -> np.ndarray:
-    array = _pillow(path)
+    array = _pillow(path, pixels_a_byte=_JPEG_PIXELS_A_BYTE)
     return array.reshape(*array.shape[:2], -1)
 
 
-def _pillow(path: Path) -> np.ndarray:
+def _pillow(path: Path, pixels_a_byte: float = math.inf) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
-            check_size(path, (image.height, image.width))
+            check_size(path, (image.height, image.width, len(image.getbands())))
+            if image.height * image.width > pixels_a_byte * path.stat().st_size:
+                found = f"holds too few bytes for {image.height} x {image.width} pixels: it is damaged or incomplete."
+                raise Fault("damaged-file", path, found, "Copy or export it again.")
             if image.mode not in ("L", "RGB", "P"):
                 found = f"has the colour mode {image.mode}; expected grey or RGB."
                 raise Fault("colour-mode", path, found, "Save it as TIFF.")

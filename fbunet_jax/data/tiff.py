@@ -11,6 +11,7 @@ import tifffile
 
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.pixels import check_size
+from fbunet_jax.data.tiff_directories import check_ome, check_pages, read_directories
 
 PAGE_AXES = "ZTIQ"
 CHANNEL_AXES = "CS"
@@ -45,7 +46,10 @@ def checked_tiff(path: Path, axes: str, what: str) -> Iterator[tuple[tifffile.Ti
     logger.addHandler(complaints)
     propagate, logger.propagate = logger.propagate, False
     try:
-        with tifffile.TiffFile(path) as file:
+        directories = read_directories(path)
+        # no other file is opened, whatever the metadata of this one say
+        with tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False) as file:
+            check_ome(path, file, len(directories))
             series = file.series
             if len(series) != 1:
                 shapes = ", ".join(str(part.shape) for part in series[:4])
@@ -55,8 +59,15 @@ def checked_tiff(path: Path, axes: str, what: str) -> Iterator[tuple[tifffile.Ti
                     f"holds {len(series)} image series with the shapes {shapes}; expected one.",
                     "Save each series as a file of its own.",
                 )
-            check_size(path, series[0].shape)
-            _check_pages(path, file, what)
+            _check_meaning(path, file, what)
+            page = series[0].keyframe
+            if page.dtype is None:
+                found = f"holds values of {page.bitspersample} bits of an unknown format."
+                raise Fault("image-type", path, found, "Convert it, in Fiji with Image > Type.")
+            check_size(path, series[0].shape, page.dtype.itemsize)
+            check_size(path, page.chunks, page.dtype.itemsize)
+            check_pages(path, series[0], directories)
+            _check_data(path, file)
             yield series[0], _axes_of(path, file, axes)
     finally:
         logger.removeHandler(complaints)
@@ -71,9 +82,17 @@ def has_alpha(series: tifffile.TiffPageSeries) -> bool:
     return any(sample in (1, 2) for sample in series.keyframe.extrasamples)
 
 
-def _check_pages(path: Path, file: tifffile.TiffFile, what: str) -> None:
-    """Refuse pages whose values do not mean intensities, and pages whose data is not all there."""
+def _check_meaning(path: Path, file: tifffile.TiffFile, what: str) -> None:
+    """Refuse pages whose values do not mean intensities or classes."""
     page = file.series[0].keyframe
+    if page.samplesperpixel < 1:
+        raise Fault("damaged-file", path, "stores no value a pixel.", "Copy or export it again.")
+    if page.predictor != 1 and page.compression in (1, 32773):
+        found = "names a predictor, which its compression does not have: readers would not agree on its values."
+        raise Fault("damaged-file", path, found, "Save it as LZW or deflate.")
+    if page.compression in (2, 3, 4):
+        found = "is fax-compressed (CCITT), in which damage is passed over."
+        raise Fault("fax", path, found, "Save it as LZW or deflate.")
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         raise Fault(
             "inverted",
@@ -91,18 +110,24 @@ def _check_pages(path: Path, file: tifffile.TiffFile, what: str) -> None:
     if page.tags.valueof(274, 1) != 1:
         found = "is marked to be shown turned or mirrored (orientation tag)."
         raise Fault("orientation", path, found, "Save it unturned.")
-    size = file.filehandle.size
+
+
+def _check_data(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse pages whose data is not all there."""
+    size, page = file.filehandle.size, file.series[0].keyframe
+    parts = math.prod(page.chunked)
+    least = page.size * page.bitspersample // 8 if page.compression == 1 else 1
     for index, each in enumerate(file.series[0].pages):
-        if each is None:
-            raise Fault("damaged-file", path, f"lacks the data of page {index}.", "Export it again.")
-        for offset, count in zip(each.dataoffsets, each.databytecounts, strict=True):
-            if count == 0 or offset + count > size:
-                raise Fault(
-                    "damaged-file",
-                    path,
-                    f"ends before the data of page {index} is complete: the file is damaged or incomplete.",
-                    "Copy or export it again.",
-                )
+        places, counts = (each.dataoffsets, each.databytecounts) if each else ((), ())
+        end = max((place + count for place, count in zip(places, counts, strict=True)), default=0)
+        lacking = len(places) < parts or sum(counts) < least or min(counts) == 0
+        if lacking or min(places) < 8 or end > size:
+            raise Fault(
+                "damaged-file",
+                path,
+                f"ends before the data of page {index} is complete: the file is damaged or incomplete.",
+                "Copy or export it again.",
+            )
 
 
 def check_axes(axes: str) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 34
 
+_LEAST = 1e-100
+"""A smaller top has no round values below it."""
+
 Points = Sequence[tuple[float, float | None]]
 
 
@@ -25,7 +28,8 @@ def line_chart(title: str, lines: Mapping[int, Points], *, unit: str, top: float
     points = {fold: [(x, y) for x, y in line if y is not None and math.isfinite(y)] for fold, line in lines.items()}
     every = [point for line in points.values() for point in line]
     last_epoch = max((x for x, _ in every), default=1)
-    highest = top if top is not None else max((y for _, y in every), default=1) or 1
+    highest = top if top is not None else max((y for _, y in every), default=1)
+    highest = highest if highest > _LEAST else 1
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - RIGHT) * x / last_epoch

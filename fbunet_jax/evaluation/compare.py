@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.data.folds import PARTS, read_folds
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import present_entries
 from fbunet_jax.evaluation.statistics import Interval, t_interval
-from fbunet_jax.runs import Run, read_json
+from fbunet_jax.runs import Run
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,14 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def _fold_difference(first: Run, other: Run) -> str:
     """Say where the folds of two runs first differ, or return an empty text."""
-    before, now = read_json(first.folds)["folds"], read_json(other.folds)["folds"]
+    before, now = read_folds(first.folds), read_folds(other.folds)
     if len(before) != len(now):
         return f"{len(now)} and {len(before)} of them."
     for index, (old, new) in enumerate(zip(before, now, strict=True)):
-        for part in old:
-            if sorted(old[part]) != sorted(new[part]):
-                return f"the {part} part of fold {index} is {', '.join(new[part])} and {', '.join(old[part])}."
+        for part in PARTS:
+            one, another = getattr(old, part), getattr(new, part)
+            if sorted(one) != sorted(another):
+                return f"the {part} part of fold {index} is {', '.join(another)} and {', '.join(one)}."
     return ""
 
 

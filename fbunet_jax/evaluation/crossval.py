@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,25 @@ from fbunet_jax.training.setup import part_items
 from fbunet_jax.training.trained import best_step, trained_folds
 
 Evaluation = dict[str, Any]
+
+
+class Scores(TypedDict):
+    """What one round of a fold reached, as evaluation.json holds it; None: no pixel of the class in truth or result."""
+
+    mean_iou: float | None
+    iou: list[float | None]
+    confusion: list[list[int]]
+
+
+class Entry(TypedDict):
+    """What a fold reached, as evaluation.json holds it; see `fold_entry`."""
+
+    fold: int
+    step: int
+    images: int
+    mean_iou: float | None
+    iou: list[float | None]
+    rounds: list[Scores]
 
 
 def evaluate(
@@ -48,7 +67,10 @@ def evaluate(
     opened.read_config()  # whether it is a run at all
     wanted = list(folds) if folds is not None else trained_folds(opened)
     if not wanted:
-        raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
+        raise RunError(
+            f"{run} has no trained fold. Train one first, or go on with it: "
+            f"python train.py --config {opened.config} --fold 0 --out {run}"
+        )
     config, dataset = load_run_data(opened, root)
     for fold in wanted:
         segmentation = FoldSegmentation(opened, config, dataset, fold)
@@ -92,10 +114,26 @@ def present_entries(run: Run, split: str) -> list[Evaluation]:
     for fold in range(run.read_config().data.folds):
         file = run.fold(fold).evaluation(split)
         if file.is_file():
-            entry = read_json(file)
+            entry = _read_entry(file, fold, len(run.read_dataset()["class_names"]))
             if entry["step"] == best_step(run, fold):
                 entries.append(entry)
     return entries
+
+
+def _read_entry(file: Path, fold: int, classes: int) -> Evaluation:
+    """Read a fold's evaluation, and check that its numbers are possible."""
+    entry = cast(Entry, read_json(file, Entry))
+    measured = [(entry["mean_iou"], entry["iou"]), *((each["mean_iou"], each["iou"]) for each in entry["rounds"])]
+    shares = [share for mean, values in measured for share in (mean, *values) if share is not None]
+    matrices = [each["confusion"] for each in entry["rounds"]]
+    possible = entry["fold"] == fold and len(measured) > 1 and all(0 <= share <= 1 for share in shares)
+    possible = possible and all(len(values) == classes for _, values in measured)
+    if not possible or any([len(row) for row in matrix] != [classes] * classes for matrix in matrices):
+        raise RunError(
+            f"{file} is damaged: expected the scores of fold {fold} for {classes} classes, from 0 to 1. Remove it and "
+            "evaluate the run again."
+        )
+    return dict(entry)
 
 
 def present_items(run: Run, split: str) -> list[ItemCounts]:

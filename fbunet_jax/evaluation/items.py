@@ -13,6 +13,8 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.segmentation import FoldSegmentation
 from fbunet_jax.runs import write_atomically
 
+_MOST_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class ItemCounts:
@@ -56,8 +58,12 @@ def read_items(path: Path) -> ItemCounts:
       RunError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file, np.load(file) as archive:
-            return ItemCounts(
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+            if size > _MOST_BYTES:
+                raise ValueError(f"it holds {size:,} bytes")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            counts = ItemCounts(
                 fold=int(archive["fold"]),
                 step=int(archive["step"]),
                 names=tuple(archive["names"].tolist()),
@@ -65,8 +71,24 @@ def read_items(path: Path) -> ItemCounts:
                 confusion=archive["confusion"],
                 moves=archive["moves"],
             )
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        _check(counts)
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
         raise RunError(f"{path} cannot be read: {error}. Remove it and evaluate the run again.") from error
+    return counts
+
+
+def _check(counts: ItemCounts) -> None:
+    """Raise a ValueError unless the parts belong together."""
+    confusion, moves, items = counts.confusion, counts.moves, len(counts.names)
+    rounds, classes = confusion.shape[1:3] if confusion.ndim == 4 else (0, 0)
+    if confusion.shape != (items, rounds, classes, classes) or moves.shape != (items, classes, classes, classes):
+        raise ValueError(f"its parts have the shapes {confusion.shape} and {moves.shape} for {items} items")
+    if not items or not rounds or len(counts.groups) != items or confusion.dtype != np.int64 or moves.dtype != np.int64:
+        raise ValueError("its parts do not belong together")
+    if not all(isinstance(name, str) and name.isprintable() for name in counts.names + counts.groups):
+        raise ValueError("a name is no text")
+    if confusion.min() < 0 or moves.min() < 0:
+        raise ValueError("a count is below 0")
 
 
 def count_items(segmentation: FoldSegmentation, dataset: Dataset, items: NDArray[np.intp]) -> ItemCounts:

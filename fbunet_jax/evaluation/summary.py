@@ -2,17 +2,37 @@
 
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typeguard
 from numpy.typing import NDArray
 
+from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.charts import line_chart
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.statistics import bootstrap_intervals, class_iou, group_totals
 from fbunet_jax.runs import Run, read_json
 from fbunet_jax.training.logs import duration, read_records
+
+_REMEDY = "Copy it again if the run is a copy, or take it away: what it tells is then left out."
+_TIMES: dict[str, Any] = {
+    "seconds": float,
+    "peak_host_bytes": int | None,
+    "peak_device_bytes": int | None,
+}
+_ENVIRONMENT: dict[str, Any] = {
+    "command": list[str],
+    "python": str,
+    "platform": str,
+    "versions": dict[str, str | None],
+    "devices": list[str],
+}
+_OPTIONAL = {"peak_host_bytes", "peak_device_bytes"}
+_LEAST = {"epoch": 1, "seconds": 0, "images_per_second": 0, "peak_host_bytes": 0, "peak_device_bytes": 0}
+_MOST = 2**63
 
 
 def scores(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str, Any]:
@@ -73,8 +93,10 @@ def moves(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str, 
 
 def curves(class_names: Sequence[str], run: Run, folds: Sequence[int]) -> list[dict[str, Any]]:
     """Return the charts of training loss and validation IoU, one line a fold."""
-    train = {fold: read_records(run.fold(fold).metrics, "train") for fold in folds}
-    validation = {fold: read_records(run.fold(fold).metrics, "validation") for fold in folds}
+    in_both = {"epoch": int}
+    train = {fold: _records(run.fold(fold).metrics, "train", {**in_both, "loss": float}) for fold in folds}
+    scored = {**in_both, "mean_iou": float | None, "iou": dict[str, float | None]}
+    validation = {fold: _records(run.fold(fold).metrics, "validation", scored) for fold in folds}
     loss = {fold: [(r["epoch"], r["loss"]) for r in records] for fold, records in train.items()}
     mean = {fold: [(r["epoch"], r["mean_iou"]) for r in records] for fold, records in validation.items()}
     charts = [
@@ -82,7 +104,7 @@ def curves(class_names: Sequence[str], run: Run, folds: Sequence[int]) -> list[d
         line_chart("Validation IoU, mean", mean, unit="IoU", top=1),
     ]
     for name in class_names:
-        values = {fold: [(r["epoch"], r["iou"][name]) for r in records] for fold, records in validation.items()}
+        values = {fold: [(r["epoch"], r["iou"].get(name)) for r in records] for fold, records in validation.items()}
         charts.append(line_chart(f"Validation IoU, {name}", values, unit="IoU", top=1))
     return charts
 
@@ -92,9 +114,11 @@ def training_times(run: Run, folds: Sequence[ItemCounts]) -> list[dict[str, Any]
     rows = []
     for counts in folds:
         directory = run.fold(counts.fold)
-        environment = read_json(directory.environment) if directory.environment.is_file() else {}
+        environment = read_json(directory.environment, dict) if directory.environment.is_file() else {}
+        _check(directory.environment, environment, _ENVIRONMENT)
         versions = environment.get("versions", {})
-        train, validation = (read_records(directory.timing, kind) for kind in ("train", "validation"))
+        train = _records(directory.timing, "train", _TIMES | {"images_per_second": float})
+        validation = _records(directory.timing, "validation", _TIMES)
         rates = [record["images_per_second"] for record in train]
         rows.append(
             {
@@ -112,6 +136,38 @@ def training_times(run: Run, folds: Sequence[ItemCounts]) -> list[dict[str, Any]
             }
         )
     return rows
+
+
+def _records(path: Path, kind: str, expected: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of one kind; each has the expected entries.
+
+    Raises:
+      RunError: the file is damaged.
+    """
+    try:
+        records = read_records(path, kind)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
+    for record in records:
+        for name in expected.keys() - _OPTIONAL - record.keys():
+            raise RunError(f"{path} is damaged: a record of the kind {kind!r} has no {name}. {_REMEDY}")
+        _check(path, record, expected)
+    return records
+
+
+def _check(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise a RunError unless the entries of a table that are expected have their types, and numbers are possible."""
+    for name in expected.keys() & table.keys():
+        value = table[name]
+        try:
+            strategy = typeguard.CollectionCheckStrategy.ALL_ITEMS
+            typeguard.check_type(value, expected[name], collection_check_strategy=strategy)
+        except typeguard.TypeCheckError as error:
+            raise RunError(f"{path} is damaged: {name}: {error}. {_REMEDY}") from error
+        least = _LEAST.get(name, -_MOST)
+        numbers = value.values() if isinstance(value, dict) else (value,)
+        if any(isinstance(number, int | float) and (number < least or number >= _MOST) for number in numbers):
+            raise RunError(f"{path} is damaged: {name} holds a number that it cannot reach. {_REMEDY}")
 
 
 def _matrix(class_names: Sequence[str], counts: NDArray[np.float64]) -> list[dict[str, Any]]:

@@ -76,6 +76,8 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
             raise DataError(f"{path} does not exist. Give an image or a folder of images.")
     names: dict[str, Path] = {}
     for file in dict.fromkeys(files):
+        if name_of(file) in ("", ".", ".."):
+            raise DataError(f"{file} has no name that its results could have. Rename it.")
         other = names.setdefault(name_of(file), file)
         if other.resolve() != file.resolve():
             raise DataError(
@@ -202,8 +204,10 @@ def _large(path: Path, series: tifffile.TiffPageSeries, order: str, scratch: Pat
 
 
 def _resolution(page: tifffile.TiffPage) -> dict[str, Any]:
-    tags = page.tags
-    if "XResolution" not in tags or "YResolution" not in tags:
-        return {}
-    unit = tags.valueof("ResolutionUnit", 2)
-    return {"resolution": (tags["XResolution"].value, tags["YResolution"].value), "resolutionunit": int(unit)}
+    """Return the resolution if it makes sense: it is only handed on."""
+    across, down, unit = (page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+    for fraction in (across, down):
+        if not isinstance(fraction, tuple) or len(fraction) != 2 or not all(0 < part < 2**32 for part in fraction):
+            return {}
+    unit = 2 if unit is None else unit
+    return {"resolution": (across, down), "resolutionunit": int(unit)} if unit in (1, 2, 3) else {}

@@ -225,7 +225,10 @@ def load(run: str | Path, *, fold: int | None = None, precision: Precision | Non
         raise RunError(f"{run} has no fold {fold}: expected a fold from 0 to {count - 1}.")
     chosen = trained_folds(opened) if fold is None else [fold]
     if not chosen:
-        raise RunError(f"{run} has no trained fold. Train one first: python train.py --fold 0 --out {run}")
+        raise RunError(
+            f"{run} has no trained fold. Train one first, or go on with it: "
+            f"python train.py --config {opened.config} --fold 0 --out {run}"
+        )
     folds = [load_trained_fold(opened, each) for each in chosen]
     return Predictor(folds, opened.read_dataset()["channels"], precision)
 

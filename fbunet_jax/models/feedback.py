@@ -34,6 +34,7 @@ class FeedbackUNet(nn.Module):
       epsilon: batch normalisation, added to the variance.
       dtype: type of the computation; parameters and statistics are float32.
       axis_name: the mapped axis over which batch statistics are averaged, if any.
+      rematerialise: less memory in training for more time: activations inside a block are computed twice.
     """
 
     classes: int
@@ -47,6 +48,7 @@ class FeedbackUNet(nn.Module):
     epsilon: float = 1e-3
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -79,6 +81,7 @@ class FeedbackUNet(nn.Module):
             self.gate_activation,
             norm,
             self.dtype,
+            self.rematerialise,
             name="unet",
         )
         states: States = {}

@@ -107,6 +107,7 @@ def _build(name: str, settings: ModelConfig, classes: int, channels: int) -> Fee
         momentum=settings.batch_norm_momentum,
         epsilon=settings.batch_norm_epsilon,
         dtype=jnp.dtype(settings.precision),
+        rematerialise=settings.rematerialise,
     )
 
 

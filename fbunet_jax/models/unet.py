@@ -59,6 +59,7 @@ class UNet(nn.Module):
       gate_activation: of the ConvLSTMs.
       norm: batch normalisation, complete but for its name.
       dtype: type of the computation.
+      rematerialise: keep no more than the inputs of each block for the gradient, and compute the rest again.
     """
 
     classes: int
@@ -68,6 +69,7 @@ class UNet(nn.Module):
     gate_activation: str
     norm: partial[nn.BatchNorm]
     dtype: jnp.dtype
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, states: States, round_index: int) -> tuple[Array, States]:
@@ -82,11 +84,14 @@ class UNet(nn.Module):
           Logits `[N, H, W, K]` float32, and the new states.
         """
         x, new_states = inputs.astype(self.dtype), {}
+        # the round is a Python number: argument 3, counted from self
+        block_type = nn.remat(Block, static_argnums=(3,)) if self.rematerialise else Block
 
         def double_block(x: Array, features: int, place: str, letters: str) -> Array:
             for position, letter in zip(("first", "second"), letters, strict=True):
                 name = f"{place}_{position}"
-                block = Block(features, self._kind(letter), self.norm, self.gate_activation, self.dtype, name=name)
+                kind = self._kind(letter)
+                block = block_type(features, kind, self.norm, self.gate_activation, self.dtype, name=name)
                 x, state = block(x, states.get(name), round_index)
                 if state is not None:
                     new_states[name] = state

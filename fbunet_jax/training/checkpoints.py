@@ -1,90 +1,343 @@
-"""Checkpoints of one fold: the two latest and the best; the only file that names Orbax."""
+"""Checkpoints of one fold: the two latest and the best, and those in the middle of an epoch; only here is Orbax named.
+
+Every checkpoint is committed by one atomic rename, and sealed with the checksums of its files: it is whole or it is
+not used.
+"""
 
 import contextlib
 import logging
+import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fbunet_jax.errors import RunError
+from fbunet_jax.runs import FoldDirectory
+from fbunet_jax.training.interruption import StopAtOnce
+from fbunet_jax.training.seal import damage, seal
 from fbunet_jax.training.state import TrainState
 
 SCORE = "mean_iou"
 """The metric by which the best checkpoint is chosen: validation mean IoU of the last round."""
 
+STATE, EPOCH = "state", "epoch"
+"""The parts of a checkpoint: the training state, and what the epoch that is not over has measured so far."""
+
+
+_DELETED = "deleted"
+"""The folder into which checkpoints that are not kept are moved, to be deleted there."""
+
+
+_DAMAGED = (ValueError, KeyError, TypeError, OSError, RecursionError)
+"""What reading a damaged checkpoint can raise."""
+
+
+class Resumption(NamedTuple):
+    """Where a fold goes on.
+
+    Attributes:
+      state: of the training.
+      step: how many steps it has taken.
+      epoch: what the epoch under way has measured, as it was given to `save_unfinished`; None between two epochs, when
+        everything up to `step` is recorded.
+    """
+
+    state: TrainState
+    step: int
+    epoch: dict[str, Any] | None
+
 
 class FoldCheckpoints:
-    """The checkpoints in one folder, named by their step; saving does not hold up training."""
+    """The checkpoints of one fold, named by their step; saving does not hold up training.
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        """Open or create the folder; one that is only read is left exactly as it is."""
+    Attributes:
+      warnings: a sentence about each broken checkpoint that was set aside.
+    """
 
-        def score(metrics: dict[str, float]) -> float:
-            return metrics[SCORE]
+    def __init__(self, directory: FoldDirectory, *, read_only: bool = False) -> None:
+        """Open or create the folders; what is only read is left exactly as it is.
 
-        keep = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
-        # best_fn too: without it best_step() gives the latest
-        with _without_warnings() if read_only else contextlib.nullcontext():
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=keep, best_fn=score, best_mode="max", read_only=read_only
-            )
-            self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        A checkpoint that is broken is set aside, into ``broken/``, as long as a whole one is left.
+
+        Raises:
+          RunError: there are checkpoints, and none of them is whole.
+        """
+        self._directory, self._read_only = directory, read_only
+        self.warnings: list[str] = []
+        for folder in (directory.checkpoints, directory.unfinished):
+            if folder.exists() and not folder.is_dir():
+                raise RunError(f"{folder} is a file: expected the folder of the fold's checkpoints. Move it away.")
+        if not read_only:
+            self._set_aside_broken()
+        with _readable(directory.checkpoints):
+            self._scored = _SealedCheckpoints(directory.checkpoints, scored=True, read_only=read_only)
+        self._unfinished: _SealedCheckpoints | None = None
+        if directory.unfinished.is_dir() and not read_only:
+            self._unfinished = _SealedCheckpoints(directory.unfinished)
 
     def save(self, state: TrainState, step: int, score: float) -> None:
-        """Save a state in the background, with its validation score."""
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics={SCORE: score})
+        """Save the state after a validation in the background, with its score.
+
+        Raises:
+          RunError: this one, or the one before it, could not be written; those before them are kept.
+        """
+        with _writable(self._directory):
+            self._scored.save(step, {STATE: ocp.args.StandardSave(state)}, {SCORE: score})
+
+    def save_unfinished(self, state: TrainState, step: int, epoch: dict[str, Any]) -> None:
+        """Save the state in the middle of an epoch in the background, with what the epoch has measured so far.
+
+        Args:
+          state: of the training.
+          step: how many steps it has taken.
+          epoch: what JSON can hold.
+
+        Raises:
+          RunError: this one, or the one before it, could not be written; those before them are kept.
+        """
+        with _writable(self._directory):
+            self._unfinished = self._unfinished or _SealedCheckpoints(self._directory.unfinished)
+            parts = {STATE: ocp.args.StandardSave(state), EPOCH: ocp.args.JsonSave(epoch)}
+            self._unfinished.save(step, parts)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+          RunError: something could not be written.
+        """
+        with _writable(self._directory):
+            for checkpoints in self._opened():
+                checkpoints.manager.wait_until_finished()
+
+    def remove_unfinished(self) -> None:
+        """Remove the checkpoints in the middle of an epoch, when the last epoch is over."""
+        if self._unfinished:
+            self._unfinished.close()
+            self._unfinished = None
+            shutil.rmtree(self._directory.unfinished)
+
+    def resume(self, like: TrainState) -> Resumption | None:
+        """Return where the latest checkpoint stands, or None if there is none.
+
+        Args:
+          like: shapes, types and placement of the state.
+
+        Raises:
+          RunError: it does not fit `like`.
+        """
+        self.wait()
+        scored = self._scored.manager.latest_step()
+        unfinished = self._unfinished.manager.latest_step() if self._unfinished else None
+        if unfinished is not None and (scored is None or unfinished > scored):
+            return self._restore_unfinished(unfinished, like)
+        return None if scored is None else Resumption(self.restore(scored, like), scored, None)
 
     def latest_step(self) -> int | None:
-        """Return the step of the latest checkpoint, or None."""
-        return self._manager.latest_step()
+        """Return the step of the latest checkpoint with a score, or None."""
+        return self._scored.manager.latest_step()
 
     def best_step(self) -> int | None:
         """Return the step of the best checkpoint, or None; waits for a save under way, whose score is unknown."""
-        self._manager.wait_until_finished()
-        return self._manager.best_step()
+        self._scored.manager.wait_until_finished()
+        with _readable(self._directory.checkpoints):
+            return self._scored.manager.best_step()
 
     def score(self, step: int) -> float:
         """Return the validation score that was saved with a step."""
-        self._manager.wait_until_finished()
-        return float(self._manager.metrics(step)[SCORE])
+        self._scored.manager.wait_until_finished()
+        with _readable(self._directory.checkpoints):
+            return _score(self._scored.manager.metrics(step))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """Restore a state with the shapes, types and placement of `like`.
+        """Restore a state that has a score, with the shapes, types and placement of `like`.
 
         Raises:
           RunError: the checkpoint does not fit, or is broken.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        folder = self._directory.checkpoints / str(step)
+        if self._read_only and (fault := damage(folder)):
             raise RunError(
-                f"The checkpoint of step {step} in {self._manager.directory} cannot be restored: {_first_line(error)}. "
-                "If the folder is complete, use the version that wrote it (environment.json); if it is damaged, move "
-                "that step's folder away to use another."
-            ) from error
+                f"The checkpoint {folder} is broken: {fault}. Copy it again if this is a copy. Otherwise give the "
+                "training's command again, which sets it aside and uses another."
+            )
+        with _fitting(folder):
+            return self._scored.manager.restore(step, args=_state_to_restore(like))[STATE]
+
+    def _restore_unfinished(self, step: int, like: TrainState) -> Resumption:
+        assert self._unfinished is not None
+        folder = self._directory.unfinished / str(step)
+        parts = ocp.args.Composite(**_state_to_restore(like), **{EPOCH: ocp.args.JsonRestore()})
+        with _fitting(folder):
+            restored = self._unfinished.manager.restore(step, args=parts)
+        return Resumption(restored[STATE], step, restored[EPOCH])
+
+    def _set_aside_broken(self) -> None:
+        folders = [
+            path
+            for parent in (self._directory.checkpoints, self._directory.unfinished)
+            if parent.is_dir()
+            for path in parent.iterdir()
+            if path.name.isdecimal()
+        ]
+        faults = {path: fault for path in folders if (fault := damage(path))}
+        whole = set(folders) - set(faults)
+        if not whole and (faults or self._directory.broken.exists()):
+            details = " ".join(f"{path}: {fault}." for path, fault in faults.items())
+            raise RunError(
+                f"No checkpoint of {self._directory.path} is whole. {details} Put a good copy back, or start the fold "
+                "again with --fresh, which keeps the old one."
+            )
+        for path, fault in sorted(faults.items(), key=lambda item: int(item[0].name)):
+            self._directory.broken.mkdir(exist_ok=True)
+            place = _free_name(self._directory.broken / f"{path.parent.name}-{path.name}")
+            path.rename(place)
+            self.warnings.append(
+                f"The checkpoint {path} is broken: {fault}. It was set aside as {place}; the others are used."
+            )
+
+    def _opened(self) -> "list[_SealedCheckpoints]":
+        return [checkpoints for checkpoints in (self._scored, self._unfinished) if checkpoints]
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait until everything is on disk.
+
+        Raises:
+          RunError: something could not be written.
+        """
+        with _writable(self._directory):
+            for checkpoints in self._opened():
+                checkpoints.close()
 
     def __enter__(self) -> "FoldCheckpoints":
         """Return self."""
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Close."""
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; an error that is on its way is not replaced by one of closing."""
+        if isinstance(error, StopAtOnce):
+            return
+        with contextlib.suppress(RunError) if error else contextlib.nullcontext():
+            self.close()
+
+
+class _SealedCheckpoints:
+    """The checkpoints in one folder, each sealed just before the rename that commits it."""
+
+    def __init__(self, folder: Path, *, scored: bool = False, read_only: bool = False) -> None:
+        """Open or create a folder; the two latest are kept, and the best if they have scores."""
+        self._folder, self._read_only = folder.resolve(), read_only
+        self._saving = 0
+
+        latest = checkpoint_managers.LatestN(2)
+        best = checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        with _without_warnings() if read_only else contextlib.nullcontext():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]) if scored else latest,
+                best_fn=_score if scored else None,  # without it best_step() gives the latest
+                best_mode="max",
+                read_only=read_only,
+                # left by a process that was killed while it wrote; whoever writes here holds the fold's lock
+                cleanup_tmp_directories=not read_only,
+                # by a rename first: one that is half deleted when the process is killed must not look like a broken one
+                todelete_subdir=_DELETED,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            )
+            self.manager = ocp.CheckpointManager(self._folder, options=options)
+        self._delete()
+
+    def save(self, step: int, parts: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Save in the background, after the save before it is on disk."""
+        self.manager.wait_until_finished()
+        self._delete()
+        self._saving = step
+        self.manager.save(step, args=ocp.args.Composite(**parts), metrics=metrics)
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self.manager.close()
+        self._delete()
+
+    def _delete(self) -> None:
+        if not self._read_only:
+            shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
+
+    def _seal(self) -> None:
+        if jax.process_index() == 0:
+            for folder in self._folder.glob(f"{self._saving}.*"):  # its name until the rename
+                # Orbax adds the time of the commit to its metadata afterwards, and restores without them
+                seal(folder, leave_out={"_CHECKPOINT_METADATA"})
+
+
+def _score(metrics: Any) -> float:
+    """Return the score among the metrics of a checkpoint.
+
+    Raises:
+      ValueError: it is no number from 0 to 1.
+    """
+    value = metrics.get(SCORE) if isinstance(metrics, dict) else None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"the score of one is {value!r}, where a number from 0 to 1 was expected")
+    return float(value)
+
+
+def _state_to_restore(like: TrainState) -> ocp.args.Composite:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
+
+
+@contextlib.contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Name the checkpoint in an error of restoring it."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise RunError(
+            f"The checkpoint {folder} cannot be restored: {_first_line(error)}. Its files are whole, but it does not "
+            "fit this version or these settings: use the version that wrote it (environment.json)."
+        ) from error
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Name the folder in an error of opening it."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise RunError(
+            f"The checkpoints in {folder} cannot be read: {_first_line(error)}. Give the training's command again, "
+            "which sets broken ones aside."
+        ) from error
+
+
+@contextlib.contextmanager
+def _writable(directory: FoldDirectory) -> Iterator[None]:
+    """Say which folder could not be written, and what is left."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"A checkpoint could not be written to {directory.path}: {_reason(error)}. "
+            "The checkpoints before it are kept. Mend that (space, permissions), and give the same command again: it "
+            "goes on from there."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what the operating system said, which TensorStore hides in a paragraph."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os_error_code='(\d+)'|\[OS error (\d+)", str(error))
+    return os.strerror(int(number[1] or number[2])) if number else _first_line(error)
 
 
 @contextlib.contextmanager
@@ -97,6 +350,13 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (found := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -2,20 +2,31 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+AT_ONCE_AFTER = 1.0
+"""Seconds after the first signal: launchers send it to a process and once more to its whole group."""
+
+
+class StopAtOnce(KeyboardInterrupt):
+    """A second signal: nothing is waited for."""
+
 
 class Interruption:
-    """While it is entered, the first signal is only noted and `check` raises it; a second one stops at once.
+    """While it is entered, the first signal is only noted and `check` raises it; one a second later stops at once.
 
     A KeyboardInterrupt that Python raises wherever it is can be lost, or leave a lock taken, inside the event
     loop with which checkpoints are written; the training then never ended. Only signals whose handler is that of Ctrl-C
     are taken over: one that is ignored, or that an application handles itself, stays as it is.
+
+    Attributes:
+      requested: a signal has come.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self.requested, self._noted_at = False, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -35,10 +46,12 @@ class Interruption:
 
     def check(self) -> None:
         """Raise a KeyboardInterrupt if a signal has come."""
-        if self._requested:
+        if self.requested:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
-            raise KeyboardInterrupt
-        self._requested = True
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._noted_at = True, now
+        elif now - self._noted_at > AT_ONCE_AFTER:
+            raise StopAtOnce

@@ -1,10 +1,11 @@
 """What a run tells: progress on the terminal, metrics.jsonl, timing.jsonl, TensorBoard events, environment.json."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -13,7 +14,8 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fbunet_jax.runs import FoldDirectory, write_atomically
+from fbunet_jax.errors import RunError
+from fbunet_jax.runs import FoldDirectory, naming, write_atomically
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 
 _PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tifffile")
@@ -23,14 +25,21 @@ class FoldLog:
     """The log of one fold. Values that a rerun would repeat go to metrics.jsonl, times to timing.jsonl."""
 
     def __init__(
-        self, fold: FoldDirectory, *, total_steps: int, first_step: int, batch_size: int, stream: TextIO
+        self,
+        fold: FoldDirectory,
+        *,
+        total_steps: int,
+        first_step: int,
+        recorded_step: int,
+        batch_size: int,
+        stream: TextIO,
     ) -> None:
-        """Open the files; records after `first_step` belong to a lost part of the run and are dropped."""
+        """Open the files; records after `recorded_step` belong to a lost part of the run and are dropped."""
         self._fold = fold
         self._stream = stream
         for records in (fold.metrics, fold.timing):
-            _drop_records_after(records, first_step)
-        self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=first_step + 1)
+            _drop_records_after(records, recorded_step)
+        self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=recorded_step + 1)
         self._batch_size = batch_size
         self._bar = tqdm(
             total=total_steps * batch_size,
@@ -68,18 +77,15 @@ class FoldLog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close the bar and the event file."""
+        """Close the bar and the event file; an error that is on its way is not replaced by one of closing."""
         self._bar.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self._tensorboard.close()
 
 
 def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
     """Return the records of one kind of a ``.jsonl`` file, in order; an unfinished last line does not count."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [record for record in records if record["kind"] == kind]
+    return [record for _, record in _lines(path) if record["kind"] == kind]
 
 
 def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
@@ -113,15 +119,32 @@ def default_stream() -> TextIO:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def _drop_records_after(path: Path, step: int) -> None:
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(path, "".join(kept))
+        write_atomically(path, b"".join(line for line, record in _lines(path) if record["step"] <= step))
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the complete lines of a ``.jsonl`` file with their records."""
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n"):
+            try:
+                record = json.loads(line)
+                known = isinstance(record["step"], int) and isinstance(record["kind"], str)
+            except (ValueError, TypeError, KeyError):
+                known = False
+            if not known:
+                raise RunError(
+                    f"{path}, line {number} is no record of a training. The checkpoints are not concerned: remove the "
+                    "line, or restore the file, and give the same command again."
+                )
+            yield line, record
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

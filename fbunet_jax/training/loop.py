@@ -4,27 +4,29 @@ import itertools
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import jax
 import numpy as np
-from jax import Array
+from numpy.typing import NDArray
 
-from fbunet_jax import figures
 from fbunet_jax.config import Config
 from fbunet_jax.data.sampling import batch_items
-from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
 from fbunet_jax.metrics import iou, mean_iou
-from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, set_aside
+from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, naming, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import FoldLog, default_stream, duration, read_records, write_environment
+from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, replicate
-from fbunet_jax.training.plan import plan_run
-from fbunet_jax.training.setup import FoldSetup, open_run, prepare_fold
+from fbunet_jax.training.plan import Stretch, calls, plan_run
+from fbunet_jax.training.previews import FoldPictures
+from fbunet_jax.training.setup import FoldSetup, has_started, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
 from fbunet_jax.training.steps import make_train_step
 from fbunet_jax.training.trained import abstract_state, save_inputs
@@ -59,7 +61,13 @@ class FoldResult:
 
 
 def train_fold(
-    config: Config, fold: int, *, out: str | Path | None = None, fresh: bool = False, stream: TextIO | None = None
+    config: Config,
+    fold: int,
+    *,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    stream: TextIO | None = None,
+    interruption: Interruption | None = None,
 ) -> FoldResult:
     """Train one cross-validation fold, or go on with it; a finished fold is left as it is.
 
@@ -69,6 +77,7 @@ def train_fold(
       out: run directory, runs/<config>/<method> by default.
       fresh: set an existing fold aside (fold_K.old-N) and start again.
       stream: where progress is told, standard error by default.
+      interruption: how the caller can stop the training between two steps; by signals alone by default.
 
     Returns:
       The result; everything else lies in the run directory.
@@ -82,31 +91,47 @@ def train_fold(
         config = replace(config, data=replace(config.data, root=root))
     # Everything that can be wrong with the settings is found before the run directory holds them.
     run = Run(Path(out).expanduser() if out else default_path(config))
-    dataset, setup, weights = prepare_fold(config, fold, run)
-    open_run(config, dataset, run)
     directory = run.fold(fold)
+    dataset, setup, weights = prepare_fold(config, fold, run, starts=fresh or not has_started(directory))
+    open_run(config, dataset, run)
     if fresh and directory.path.exists():
         with fold_lock(directory):  # nobody else may be training what is set aside
             set_aside(directory)
-    with fold_lock(directory), FoldCheckpoints(directory.checkpoints) as checkpoints:
-        training = FoldTraining(config, fold, setup, directory, checkpoints)
-        was_finished = checkpoints.latest_step() == training.total_steps
-        if not was_finished:
-            write_environment(directory, sys.argv)
-            save_inputs(directory, setup.normalisation)
-            training.run(weights, stream)
-        return training.result(run.path, was_finished)
+    with interruption or Interruption() as interruption, naming(directory.path):
+        with fold_lock(directory) as still_held, FoldCheckpoints(directory) as checkpoints:
+            for warning in checkpoints.warnings:
+                stream.write(f"Warning: {warning}\n")
+            training = FoldTraining(config, fold, setup, directory, checkpoints, interruption=interruption)
+            training.still_held = still_held
+            was_finished = checkpoints.latest_step() == training.total_steps
+            if was_finished:
+                checkpoints.remove_unfinished()
+            else:
+                save_inputs(directory, setup.normalisation)
+                training.run(weights, stream)
+            result = training.result(run.path, was_finished)
+        interruption.check()
+    return result
 
 
 class FoldTraining:
     """One fold on its way from the latest checkpoint to the last step."""
 
     def __init__(
-        self, config: Config, fold: int, setup: FoldSetup, directory: FoldDirectory, checkpoints: FoldCheckpoints
+        self,
+        config: Config,
+        fold: int,
+        setup: FoldSetup,
+        directory: FoldDirectory,
+        checkpoints: FoldCheckpoints,
+        *,
+        interruption: Interruption | None = None,
     ) -> None:
         """Prepare the compiled programs; nothing runs yet."""
         self.config, self.fold, self.setup = config, fold, setup
         self.directory, self.checkpoints = directory, checkpoints
+        self.interruption = interruption or Interruption()
+        self.still_held: Callable[[], None] = lambda: None
         self.plan = plan_run(config.training, len(setup.epoch))
         self.total_steps = self.plan[-1].last
         self.schedule = learning_rate_schedule(config.training, self.total_steps)
@@ -122,51 +147,68 @@ class FoldTraining:
             key=step_key,
         )
         self.evaluate = MappedEvaluation(setup.model, tile=crop, batch_size=settings.batch_size)
-        self.segment = jax.jit(self._segment)
+        self.pictures = FoldPictures(config, setup, directory)
         # on the devices, once it has started
         self.store: ImageStore
         self.validation_store: ImageStore
-        self.interruption = Interruption()
+        self.saved_step, self.saved_at = 0, time.monotonic()
         # the latest values, for the progress bar
         self.loss_text = self.iou_text = ""
 
-    def start(self, weights: dict[str, Any] | None) -> tuple[TrainState, int]:
+    def start(self, weights: dict[str, Any] | None) -> tuple[TrainState, int, EpochMeasures | None]:
         """Put the data on the devices, and the state of the latest checkpoint, the given weights, or a random one.
 
         Returns:
-          The state, replicated, and its step.
+          The state, replicated, its step, and what the epoch under way has measured; None between two epochs.
         """
         self.store, self.validation_store = replicate((self.setup.train.store, self.setup.validation.store))
         channels = self.store.pixels.shape[-1]
-        if first_step := self.checkpoints.latest_step():
-            state = self.checkpoints.restore(first_step, abstract_state(self.config, self.setup.model, channels))
-        else:
-            state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
-            if weights:
-                state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
-        return replicate(state), first_step or 0
+        if resumption := self.checkpoints.resume(abstract_state(self.config, self.setup.model, channels)):
+            self.saved_step = resumption.step
+            epoch = resumption.epoch
+            return replicate(resumption.state), resumption.step, EpochMeasures.from_json(epoch) if epoch else None
+        if len(read_records(self.directory.metrics, "validation")) > 1:
+            raise RunError(
+                f"{self.directory.metrics} has the records of a training, but its checkpoints are gone from "
+                f"{self.directory.checkpoints}. Put them back, or start the fold again with --fresh, which keeps the "
+                "old one."
+            )
+        state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
+        if weights:
+            state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
+        return replicate(state), 0, None
 
-    def log(self, first_step: int, stream: TextIO) -> FoldLog:
-        """Return the open log of the fold; its records after `first_step` are dropped."""
+    def log(self, first_step: int, recorded_step: int, stream: TextIO) -> FoldLog:
+        """Return the open log of the fold; its records after `recorded_step` are dropped."""
         return FoldLog(
             self.directory,
             total_steps=self.total_steps,
             first_step=first_step,
+            recorded_step=recorded_step,
             batch_size=self.config.training.batch_size,
             stream=stream,
         )
 
     def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
         """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
-        state, first_step = self.start(weights)
-        with self.log(first_step, stream) as log, self.interruption:
-            self.announce(log, first_step)
-            for epoch, first, last, validates in self.plan:
-                if last > first_step:
-                    state = self.train(epoch, first, last, state, log)
-                    if validates:
-                        self.validate(epoch, last, state, log)
+        state, step, measures = self.start(weights)
+        write_environment(self.directory, sys.argv)
+        # an epoch that is not over has no records yet, or has them again
+        with self.log(step, step - (measures is not None), stream) as log:
+            self.announce(log, step)
+            validations = read_records(self.directory.metrics, "validation")
+            if step and measures is None and (not validations or validations[-1]["step"] != step):
+                log.line(f"Warning: {self.directory.metrics} lacks records before step {step}: the curves have a gap.")
             self.interruption.check()
+            for stretch in self.plan:
+                if stretch.last > step or (stretch.last == step and measures):
+                    measures = measures or EpochMeasures()
+                    state = self.train(stretch, max(step, stretch.first), state, measures, log)
+                    if stretch.validates:
+                        self.validate(stretch, state, measures, log)
+                    measures = None
+            self.checkpoints.wait()
+            self.checkpoints.remove_unfinished()
 
     def announce(self, log: FoldLog, first_step: int) -> None:
         """Tell what is about to be trained, and warn of classes without a training pixel."""
@@ -182,57 +224,97 @@ class FoldTraining:
         for name in setup.missing_classes:
             log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
 
-    def train(self, epoch: int, first: int, last: int, state: TrainState, log: FoldLog) -> TrainState:
-        """Run the steps from `first` up to `last`, where an epoch ends, and record the mean of their metrics."""
+    def train(
+        self, stretch: Stretch, step: int, state: TrainState, measures: EpochMeasures, log: FoldLog
+    ) -> TrainState:
+        """Run the steps from `step` to the end of a stretch, and record the mean of its metrics."""
         config, mapped = self.config.training, self.mapped
-        began, collected = time.perf_counter(), []
+        # one call ahead of an accelerator: never idle, never far from what the bar shows; a CPU would only be further
+        # from stopping when it is told to
+        ahead = 0 if mapped.steps_per_call == 1 else 1
         running: deque[Metrics] = deque()
-        for start in range(first, last, mapped.steps_per_call):
-            steps = range(start, min(start + mapped.steps_per_call, last))
-            items = [
-                batch_items(self.setup.epoch, step, config.batch_size, self.config.seed, self.fold) for step in steps
-            ]
-            self.interruption.check()
-            state, metrics = mapped(state, self.store, np.stack(items))
-            collected.append((metrics, len(steps)))
+        for steps in calls(step, stretch.last, mapped.steps_per_call):
+            state, metrics = mapped(state, self.store, np.stack([self._items(step) for step in steps]))
+            measures.add(metrics, len(steps))
             running.append(metrics)
-            if len(running) > 1:  # one call ahead of the device: never idle, never far from what the bar shows
+            if len(running) > ahead:
                 jax.block_until_ready(running.popleft())
-            log.progress(len(steps), f"epoch {epoch}{self.loss_text}{self.iou_text}")
-        per_step = [jax.tree.map(lambda value, n=n: value[:n], jax.device_get(metrics)) for metrics, n in collected]
-        self._check_finite(first, per_step)
-        mean = jax.tree.map(lambda *values: np.concatenate(values).mean(axis=0, dtype=np.float64).tolist(), *per_step)
-        seconds = time.perf_counter() - began
+            log.progress(len(steps), f"epoch {stretch.epoch}{self.loss_text}{self.iou_text}")
+            self.pause(state, steps.stop, measures)
+        self._check_finite(stretch.last, measures)
+        mean = measures.mean()
+        seconds = measures.seconds
         self.loss_text = f", loss {mean['loss']:.3f}"
+        rate = (stretch.last - stretch.first) * config.batch_size / seconds
+        self.still_held()
         log.record(
-            {"kind": "train", "epoch": epoch, "step": last, **mean, "learning_rate": float(self.schedule(last - 1))},
-            {"seconds": seconds, "images_per_second": (last - first) * config.batch_size / seconds},
+            {
+                **{"kind": "train", "epoch": stretch.epoch, "step": stretch.last, **mean},
+                "learning_rate": float(self.schedule(stretch.last - 1)),
+            },
+            {"seconds": seconds, "images_per_second": rate},
         )
         return state
 
-    def _check_finite(self, first: int, per_step: list[dict[str, np.ndarray]]) -> None:
-        """Raise a RunError at the first step whose loss or gradient is not finite; nothing of it has been saved."""
-        sums = np.concatenate([metrics["loss"] + metrics["gradient_norm"] for metrics in per_step])
-        if not np.isfinite(sums).all():
-            step = first + int(np.argmin(np.isfinite(sums)))
-            rate = float(self.schedule(step))
-            raise RunError(
-                f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
-                f"{rate:.2g}. The checkpoints from before it are kept. Try a lower --training.learning_rate or "
-                "--training.gradient_clip 1, in a new run (--out)."
-            )
+    def _items(self, step: int) -> NDArray[np.int32]:
+        config = self.config
+        return batch_items(self.setup.epoch, step, config.training.batch_size, config.seed, self.fold)
 
-    def validate(self, epoch: int, step: int, state: TrainState, log: FoldLog) -> None:
+    def pause(self, state: TrainState, step: int, measures: EpochMeasures) -> None:
+        """Save in the middle of an epoch if it is time to, or if a signal has come.
+
+        Raises:
+          KeyboardInterrupt: a signal has come, and everything is saved.
+        """
+        stops = self.interruption.requested
+        if not stops and time.monotonic() - self.saved_at < 60 * self.config.training.save_minutes:
+            return
+        if step > self.saved_step:
+            self._check_finite(step, measures)
+            self.still_held()
+            self.checkpoints.save_unfinished(state, step, measures.to_json())
+            self.saved_step, self.saved_at = step, time.monotonic()
+        if stops:
+            self.checkpoints.wait()
+            raise KeyboardInterrupt(f"step {step} of {self.total_steps} is saved")
+
+    def _check_finite(self, end: int, measures: EpochMeasures) -> None:
+        """Raise a RunError at the first step before `end` that was not finite; nothing of it has been saved."""
+        place = measures.first_not_finite()
+        if place is None:
+            return
+        step = end - len(measures.per_step()["loss"]) + place
+        names = dict.fromkeys(self.setup.train.names[item] for item in self._items(step))
+        raise RunError(
+            f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
+            f"{float(self.schedule(step)):.2g}. The images of this batch: {', '.join(names)}. The checkpoints from "
+            "before it are kept. Look at these images and their labels (fbunet check), or try a lower "
+            "--training.learning_rate or --training.gradient_clip 1, in a new run (--out)."
+        )
+
+    def validate(self, stretch: Stretch, state: TrainState, measures: EpochMeasures, log: FoldLog) -> None:
         """Validate, record, save, and tell."""
-        began = time.perf_counter()
-        confusion = self.evaluate(state.variables, self.validation_store, self.setup.validation.tiles)
-        record = self._validation_record(epoch, step, confusion)
+        began, epoch = time.perf_counter(), stretch.epoch
+        confusion = self.evaluate(
+            state.variables,
+            self.validation_store,
+            self.setup.validation.tiles,
+            between=lambda: self.pause(state, stretch.last, measures),
+        )
+        record = self._validation_record(epoch, stretch.last, confusion)
+        self.still_held()
         log.record(record, {"seconds": time.perf_counter() - began})
         validations = read_records(self.directory.metrics, "validation")
         if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
-            self.draw(state, epoch)
+            self.pictures.draw(state, self.validation_store, epoch)
         # last: a checkpoint means that everything before it is done
         self.checkpoints.save(state, record["step"], record["mean_iou"])
+        self.saved_step, self.saved_at = stretch.last, time.monotonic()
+        self._tell(record, validations, log)
+
+    def _tell(self, record: dict[str, Any], validations: list[dict[str, Any]], log: FoldLog) -> None:
+        """Print a line about a validation, and warn of classes that have collapsed."""
+        epoch = record["epoch"]
         classes = ", ".join(f"{name} {_percent(value)}" for name, value in record["iou"].items())
         self.iou_text = f", IoU {_percent(record['mean_iou'])} ({classes})"
         train, timing = (read_records(path, "train")[-1] for path in (self.directory.metrics, self.directory.timing))
@@ -259,29 +341,6 @@ class FoldTraining:
             "iou": {name: None if np.isnan(v) else float(v) for name, v in zip(names, values, strict=True)},
             "round_mean_iou": [mean_iou(matrix) for matrix in confusion],
         }
-
-    def draw(self, state: TrainState, epoch: int) -> None:
-        """Draw learning curves and previews of the first validation tiles."""
-        train, validation = (read_records(self.directory.metrics, kind) for kind in ("train", "validation"))
-        figures.draw_curves(self.directory.curves, train, validation, self.setup.class_names)
-        tiles = self._preview_tiles()
-        if len(tiles):
-            image, label, rounds = jax.device_get(self.segment(state.variables, self.validation_store, tiles))
-            path = self.directory.previews / f"epoch_{epoch:05d}.png"
-            figures.draw_previews(path, image, label, rounds, self.setup.class_names)
-
-    def _segment(self, variables: Any, store: ImageStore, tiles: Array) -> tuple[Array, Array, Array]:
-        """Return image, label and the predicted classes of every round of some tiles."""
-        side = self.config.data.crop
-        image, label = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
-        logits = cast(Array, self.setup.model.apply(variables, image, train=False))
-        return image, label, logits.argmax(axis=-1)
-
-    def _preview_tiles(self) -> np.ndarray:
-        """Return tiles spread over the validation part."""
-        tiles = self.setup.validation.tiles
-        count = min(self.config.training.previews, len(tiles))
-        return tiles[np.linspace(0, len(tiles) - 1, count).round().astype(int)] if count else tiles[:0]
 
     def result(self, run: Path, was_finished: bool) -> FoldResult:
         """Return what the fold came to."""

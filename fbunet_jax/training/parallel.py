@@ -154,9 +154,22 @@ class MappedEvaluation:
 
         self._call = jax.pmap(evaluate, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
 
-    def __call__(self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return the confusion matrices of every round, `[R, K, K]` int64, over all tiles `[T, 3]`."""
-        counts = [self._call(variables, store, batch) for batch in _batches(tiles, self.devices, self.share)]
+    def __call__(
+        self,
+        variables: Mapping[str, Any],
+        store: ImageStore,
+        tiles: NDArray[np.int32],
+        between: Callable[[], None] = lambda: None,
+    ) -> NDArray[np.int64]:
+        """Return the confusion matrices of every round, `[R, K, K]` int64, over all tiles `[T, 3]`.
+
+        `between` is called after each batch, one batch ahead of the devices.
+        """
+        counts: list[Array] = []
+        for batch in _batches(tiles, self.devices, self.share):
+            counts.append(self._call(variables, store, batch))
+            jax.block_until_ready(counts[-2:-1])
+            between()
         return np.sum([np.asarray(count) for count in counts], axis=0, dtype=np.int64)
 
 

@@ -1,5 +1,6 @@
 """What a run will do, known before it begins: its epochs, their steps, and where it validates."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fbunet_jax.config import TrainingConfig
@@ -39,3 +40,15 @@ def plan_run(config: TrainingConfig, items: int) -> list[Stretch]:
             previous, first = epoch, last
     plan[-1] = plan[-1]._replace(validates=True)
     return plan
+
+
+def calls(first: int, last: int, size: int) -> Iterator[range]:
+    """Yield the steps of each call of the compiled program, at most `size` of them.
+
+    Calls end at multiples of `size` of the global step, wherever the first begins: a run that goes on makes the same
+    calls as one that was never stopped.
+    """
+    while first < last:
+        end = min((first // size + 1) * size, last)
+        yield range(first, end)
+        first = end

@@ -19,7 +19,7 @@ from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.models.unet import check_size
-from fbunet_jax.runs import Run, create_or_open
+from fbunet_jax.runs import FoldDirectory, Run, create_or_open
 from fbunet_jax.training.losses import class_weights
 from fbunet_jax.training.parallel import check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
@@ -32,11 +32,13 @@ class Part:
 
     Attributes:
       store: the images.
+      names: of the images.
       sizes: height and width of each.
       tiles: `[T, 3]` the exact evaluation grid, see `grid_tiles`.
     """
 
     store: ImageStore
+    names: tuple[str, ...]
     sizes: list[tuple[int, int]]
     tiles: NDArray[np.int32]
 
@@ -103,11 +105,20 @@ def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[st
 def make_part(dataset: Dataset, items: NDArray[np.intp], normalisation: Normalisation, tile: int) -> Part:
     """Lay out the images of one part of a fold."""
     sizes = [(int(dataset.images[i].shape[0]), int(dataset.images[i].shape[1])) for i in items]
-    return Part(make_store(dataset, items, normalisation), sizes, grid_tiles(sizes, tile))
+    names = tuple(dataset.names[i] for i in items)
+    return Part(make_store(dataset, items, normalisation), names, sizes, grid_tiles(sizes, tile))
 
 
-def prepare_fold(config: Config, fold: int, run: Run) -> tuple[Dataset, FoldSetup, dict[str, Any] | None]:
-    """Read the data, set up a fold and find its initial weights, if any; nothing is written.
+def has_started(directory: FoldDirectory) -> bool:
+    """Say whether a fold has a checkpoint to go on from, whole or not."""
+    folders = (directory.checkpoints, directory.unfinished)
+    return any(path.name.isdecimal() for folder in folders if folder.is_dir() for path in folder.iterdir())
+
+
+def prepare_fold(
+    config: Config, fold: int, run: Run, *, starts: bool = True
+) -> tuple[Dataset, FoldSetup, dict[str, Any] | None]:
+    """Read the data, set up a fold and, if it `starts`, find its initial weights, if any; nothing is written.
 
     Raises:
       UserError: anything that can be wrong with the settings, the data, or both together.
@@ -117,7 +128,8 @@ def prepare_fold(config: Config, fold: int, run: Run) -> tuple[Dataset, FoldSetu
     setup = set_up_fold(config, dataset, run, fold)
     total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
     learning_rate_schedule(config.training, total_steps)
-    return dataset, setup, initial_weights(config, fold, setup.model, setup.train.store.pixels.shape[-1])
+    channels = setup.train.store.pixels.shape[-1]
+    return dataset, setup, initial_weights(config, fold, setup.model, channels) if starts else None
 
 
 def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSetup:

@@ -53,10 +53,9 @@ def trained_folds(run: Run) -> list[int]:
 
 def best_step(run: Run, fold: int) -> int | None:
     """Return the step of a fold's best checkpoint, or None without one."""
-    folder = run.fold(fold).checkpoints
-    if not folder.is_dir():
+    if not run.fold(fold).checkpoints.is_dir():
         return None
-    with FoldCheckpoints(folder, read_only=True) as checkpoints:
+    with FoldCheckpoints(run.fold(fold), read_only=True) as checkpoints:
         return checkpoints.best_step()
 
 
@@ -72,10 +71,10 @@ def load_trained_fold(run: Run, fold: int) -> TrainedFold:
     step = best_step(run, fold)
     if step is None:
         raise RunError(
-            f"Fold {fold} of {run.path} has no checkpoint. Train it first: "
+            f"Fold {fold} of {run.path} has no checkpoint. Train it first, or go on with it: "
             f"python train.py --config {run.config} --fold {fold} --out {run.path}"
         )
-    with FoldCheckpoints(run.fold(fold).checkpoints, read_only=True) as checkpoints:
+    with FoldCheckpoints(run.fold(fold), read_only=True) as checkpoints:
         state = checkpoints.restore(step, abstract_state(config, model, channels))
     kind = read_json(run.fold(fold).inputs)["normalisation"]
     normalisation = Normalisation(kind["kind"], tuple(kind["mean"]), tuple(kind["deviation"]))

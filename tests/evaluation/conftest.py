@@ -31,7 +31,7 @@ def write_fold(run, config, dataset, fold, step=1):
         return jnp.asarray(values, leaf.dtype)
 
     state = jax.tree_util.tree_map_with_path(fill, abstract_state(config, model, 1))
-    with FoldCheckpoints(directory.checkpoints) as checkpoints:
+    with FoldCheckpoints(directory) as checkpoints:
         checkpoints.save(state, step, 0.5 + step / 100)
     save_inputs(directory, fit_normalisation("standardise", dataset.images))
     lines = []

@@ -31,7 +31,8 @@ def write_run(path, method, by_fold, *, split="test", fingerprint="f", classes=(
     for fold, values in by_fold.items():
         present = [value for value in values if value is not None]
         numbers = {"mean_iou": sum(present) / len(present), "iou": values}
-        entry = {"fold": fold, "step": 1, "images": 1, **numbers, "rounds": [numbers]}
+        rounds = [{**numbers, "confusion": np.eye(len(classes), dtype=int).tolist()}]
+        entry = {"fold": fold, "step": 1, "images": 1, **numbers, "rounds": rounds}
         (path / f"fold_{fold}").mkdir()
         name = "evaluation.json" if split == "test" else f"evaluation-{split}.json"
         (path / f"fold_{fold}" / name).write_text(json.dumps(entry))

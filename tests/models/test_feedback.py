@@ -259,3 +259,27 @@ def test_feature_maps_are_the_summed_relu_of_the_round(plain, images, convolve_b
         for position in ("first", "second")
     }
     assert all(array.dtype == jnp.float32 for array in last.values())
+
+
+@pytest.mark.parametrize("method", [{"convlstm": "abcde"}, {"convlstm": "", "recurrent": "*", "rounds": 1}])
+def test_rematerialisation_changes_memory_and_neither_loss_statistics_nor_gradients(method):
+    images = jnp.asarray(np.random.default_rng(3).normal(size=(2, 64, 64, 1)), jnp.float32)
+    plain, remat = (make_model(widths=(4, 6), **method, rematerialise=on) for on in (False, True))
+    variables = random_variables(plain, images)
+    assert jax.tree.structure(abstract(remat, images)) == jax.tree.structure(variables)
+
+    def step(model):
+        def loss(params):
+            variables_now = {"params": params, "batch_stats": variables["batch_stats"]}
+            logits, updated = model.apply(variables_now, images, train=True, mutable=["batch_stats"])
+            return jnp.square(logits).mean(), updated
+
+        # what a gradient function holds is what is kept between the forward and the backward pass
+        held = jax.eval_shape(lambda params: jax.vjp(loss, params, has_aux=True)[1], variables["params"])
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]), size
+
+    (expected, kept), (found, rematerialised) = step(plain), step(remat)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3 * float(jnp.abs(b).max()))
+    assert rematerialised < kept / 2

@@ -10,11 +10,13 @@ import pytest
 
 from fbunet_jax import figures
 from fbunet_jax.config import METHODS, load_config
+from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
 from fbunet_jax.training import loop
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.parallel import MappedTraining
 from fbunet_jax.training.trained import load_trained_fold
 
 TINY = {
@@ -39,7 +41,7 @@ def finished(tmp_path_factory):
 
 def checkpoint(fold, step):
     """Return every array of a checkpoint by name."""
-    with FoldCheckpoints(fold.checkpoints) as checkpoints:
+    with FoldCheckpoints(fold) as checkpoints:
         assert checkpoints.latest_step() >= step
     trained = load_trained_fold(Run(fold.path.parent), int(fold.path.name.removeprefix("fold_")))
     return {jax.tree_util.keystr(p): np.asarray(a) for p, a in jax.tree_util.tree_leaves_with_path(trained.variables)}
@@ -181,11 +183,76 @@ def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_nam
     assert loop._collapsed(well + records[:2], is_last=True) == {"rare": 2}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_checkpoint_of_it(tmp_path):
-    settings = TINY["training"] | {"learning_rate": 1e30, "schedule": "constant"}
-    with pytest.raises(RunError, match=r"not finite at step \d+ of fold 0, with learning rate 1e\+30.*gradient_clip"):
-        train_fold(tiny(training=settings), 0, out=tmp_path / "run", stream=io.StringIO())
-    assert "NaN" not in (tmp_path / "run/fold_0/metrics.jsonl").read_text()
+def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_path):
+    shutil.copytree(finished[0].run, tmp_path / "run")
+    fold = Run(tmp_path / "run").fold(1)
+    shutil.rmtree(fold.checkpoints)
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"checkpoints are gone from .*--fresh"):
+            train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+    assert fold.metrics.read_bytes() == finished[0].directory.metrics.read_bytes()
+    fold.checkpoints.rmdir()
+    fold.checkpoints.write_text("")
+    with pytest.raises(RunError, match="is a file: expected the folder"):
+        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+
+
+@pytest.mark.parametrize("line", [b"no record\n", b"\x00\x00\n", b"{}\n", b"[1]\n"])
+def test_a_foreign_line_among_the_records_is_named(finished, tmp_path, line):
+    shutil.copytree(finished[0].run, tmp_path / "run")
+    fold = Run(tmp_path / "run").fold(1)
+    fold.metrics.write_bytes(fold.metrics.read_bytes() + line)
+    lines = fold.metrics.read_bytes().count(b"\n")
+    with pytest.raises(RunError, match=rf"metrics.jsonl, line {lines} is no record"):
+        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+
+
+def test_records_that_are_missing_are_told(finished, tmp_path):
+    shutil.copytree(finished[0].run, tmp_path / "run")
+    fold = Run(tmp_path / "run").fold(1)
+    shutil.rmtree(fold.checkpoints / "9")
+    fold.metrics.write_bytes(b"".join(fold.metrics.read_bytes().splitlines(keepends=True)[:3]))
+    stream = io.StringIO()
+    train_fold(tiny(), 1, out=tmp_path / "run", stream=stream)
+    assert "lacks records before step" in stream.getvalue()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images_and_nothing_of_it_is_saved(tmp_path, monkeypatch):
+    steps = []
+    call = MappedTraining.__call__
+
+    def poison(self, state, store, items):
+        steps.append(items[0])
+        if len(steps) == 5:
+            state = state._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
+        return call(self, state, store, items)
+
+    monkeypatch.setattr(MappedTraining, "__call__", poison)
+    config = tiny(training=TINY["training"] | {"batch_size": 8, "save_minutes": 0.0})
+    with pytest.raises(RunError, match=r"not finite at step 4 of fold 0, with learning rate .*gradient_clip") as raised:
+        train_fold(config, 0, out=tmp_path / "run", stream=io.StringIO())
+    dataset = load_dataset(config.data)
+    told = str(raised.value).split("The images of this batch: ")[1].split(". The checkpoints")[0].split(", ")
+    assert set(told) <= set(dataset.names)
+    assert len(told) == len(set(steps[-1].tolist()))
+    assert len(steps) == 5
+    fold = Run(tmp_path / "run").fold(0)
+    assert "NaN" not in fold.metrics.read_text()
+    monkeypatch.undo()
+    stream = io.StringIO()
+    result = train_fold(config, 0, out=tmp_path / "run", stream=stream)
+    assert "goes on at step 4:" in stream.getvalue()
+    assert np.isfinite(result.best_mean_iou)
+
+
+def test_initial_weights_are_not_needed_any_more_when_a_fold_goes_on(finished, tmp_path):
+    shutil.copytree(finished[0].run, tmp_path / "old")
+    config = tiny(training=TINY["training"] | {"initial_weights": str(tmp_path / "old")})
+    first = train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO())
+    shutil.rmtree(tmp_path / "old")
+    assert train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO()).best_step == first.best_step
+    with pytest.raises(RunError, match="old"):
+        train_fold(config, 1, out=tmp_path / "run", fresh=True, stream=io.StringIO())
 
 
 def test_a_setting_that_is_refused_leaves_no_run_directory(tmp_path):

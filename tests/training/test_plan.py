@@ -8,7 +8,7 @@ from fbunet_jax.config import TrainingConfig, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.runs import Run
 from fbunet_jax.training.estimate import Costs, Work, fold_work
-from fbunet_jax.training.plan import Stretch, plan_run
+from fbunet_jax.training.plan import Stretch, calls, plan_run
 
 
 def test_few_images_and_a_large_batch_share_a_stretch_among_epochs():
@@ -51,3 +51,14 @@ def test_the_time_of_a_fold_is_the_sum_of_its_parts():
     assert costs.seconds(Work(steps=100, records=10, validations=4, batches=12, pictures=2)) == (
         1 + 200 + 30 + 60 + 28 + 22
     )
+
+
+def test_calls_end_at_the_same_steps_wherever_a_run_goes_on():
+    whole = list(calls(0, 37, 16))
+    assert [(steps.start, steps.stop) for steps in whole] == [(0, 16), (16, 32), (32, 37)]
+    assert [step for steps in whole for step in steps] == list(range(37))
+    for start in (16, 32):
+        assert list(calls(start, 37, 16)) == [steps for steps in whole if steps.start >= start]
+    # an epoch that begins between two multiples
+    assert [(steps.start, steps.stop) for steps in calls(37, 74, 16)] == [(37, 48), (48, 64), (64, 74)]
+    assert list(calls(5, 5, 16)) == []

@@ -1,0 +1,67 @@
+"""Runs that earlier versions wrote are read, evaluated, and gone on with; those of newer versions are refused.
+
+Each zip file in the folder ``old_runs`` is a run as its version left it, stopped by a signal at step 103 of 120, in the
+middle of epoch 69, and evaluated. A new format adds a file there; none is ever removed or written anew.
+"""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.evaluation.crossval import evaluate
+from fbunet_jax.inference.predictor import load
+from fbunet_jax.runs import Run
+from fbunet_jax.training.loop import train_fold
+
+RUNS = sorted(Path(__file__).with_name("old_runs").glob("*.zip"))
+
+
+@pytest.fixture(params=RUNS, ids=[path.stem for path in RUNS])
+def run(request, tmp_path):
+    with zipfile.ZipFile(request.param) as archive:
+        archive.extractall(tmp_path)
+    return Run(tmp_path / "run")
+
+
+def test_it_segments_as_it_did(run):
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 1), np.uint8)
+    prediction = load(run.path).predict(image)
+    assert prediction.probabilities.shape == (32, 48, 4)
+    before = json.loads(run.evaluation("test").read_text())
+    evaluate(run.path, folds=[0])
+    now = json.loads(run.evaluation("test").read_text())
+    assert now["class_names"] == before["class_names"]
+    for old, new in zip(before["folds"], now["folds"], strict=True):
+        # other versions of JAX round otherwise; 8192 pixels in all
+        np.testing.assert_allclose(*([r["confusion"] for r in f["rounds"]] for f in (old, new)), atol=5)
+        assert new["mean_iou"] == pytest.approx(old["mean_iou"], abs=0.005)
+        assert new["mean_iou"] > 0.5
+
+
+def test_it_goes_on_in_the_middle_of_an_epoch(run):
+    before = run.fold(0).metrics.read_text()
+    stream = io.StringIO()
+    result = train_fold(run.read_config(), 0, out=run.path, stream=stream)
+    assert "goes on at step 103:" in stream.getvalue()
+    assert not result.was_finished
+    assert result.steps == 120
+    records = [json.loads(line) for line in run.fold(0).metrics.read_text().splitlines()]
+    assert run.fold(0).metrics.read_text().startswith(before)
+    assert [record["step"] for record in records if record["kind"] == "train"] == [
+        -(-epoch * 12 // 8) for epoch in range(1, 81)
+    ]
+    assert records[-1]["mean_iou"] > 0.5
+
+
+@pytest.mark.parametrize("version", [2, 99, "two", None])
+def test_a_newer_format_is_refused_with_a_sentence(run, version):
+    text = run.config.read_text()
+    line = "" if version is None else f"format = {json.dumps(version)}\n"
+    run.config.write_text(text.replace("format = 1\n", line))
+    with pytest.raises(RunError, match=rf"config.toml has format {version!r}; this version reads format 1\. Use the"):
+        load(run.path)
