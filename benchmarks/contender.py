@@ -27,6 +27,7 @@ class Task:
     size: int
     precision: str
     widths: tuple[int, ...]
+    rounds: int = 2
 
 
 Run = Callable[[int], None]
@@ -48,7 +49,8 @@ def ours(task: Task) -> tuple[Run, int, str]:
 
     precision = "bfloat16" if task.precision == "mixed" else "float32"
     config = Config(
-        model=ModelConfig(widths=task.widths, precision=precision), training=TrainingConfig(batch_size=task.batch)
+        model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),
+        training=TrainingConfig(batch_size=task.batch),
     )
     model = build_model(config, classes=CLASSES, channels=1)
     optimizer = make_optimizer(config.training, total_steps=2**20)
