@@ -43,10 +43,12 @@ def ours(task: Task) -> tuple[Run, int, str]:
     from fbunet_jax.config import Config, ModelConfig, TrainingConfig
     from fbunet_jax.data.store import ImageStore
     from fbunet_jax.models.methods import build_model
+    from fbunet_jax.training.memory import reuse_host_memory
     from fbunet_jax.training.parallel import MappedTraining, replicate
     from fbunet_jax.training.state import create_state, make_optimizer
     from fbunet_jax.training.steps import make_train_step
 
+    reuse_host_memory()  # as the command does
     precision = "bfloat16" if task.precision == "mixed" else "float32"
     config = Config(
         model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),

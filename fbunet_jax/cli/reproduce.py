@@ -61,7 +61,9 @@ def command(options: Sequence[str], prog: str) -> int:
     seeds = range(config.seed, config.seed + arguments.seeds)
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.reproduction import pages, reproduce
+    from fbunet_jax.training.memory import reuse_host_memory
 
+    reuse_host_memory()
     places = reproduce.select_places(table, folds, seeds, arguments.only)
     outcome = reproduce.Outcome([])
     if not arguments.table_only:

@@ -53,6 +53,10 @@ def command(options: Sequence[str], prog: str) -> int:
     folds = parse_folds(arguments.fold, config.data.folds)
     if arguments.dry_run and arguments.seeds > 1:
         raise ConfigError("--dry-run rehearses one seed: leave --seeds out; the others take as long again.")
+    # after parsing, so that --help does not wait for JAX
+    from fbunet_jax.training.memory import reuse_host_memory
+
+    reuse_host_memory()
     if arguments.dry_run:
         return _rehearse(config, folds, out)
     configs = [replace(config, seed=config.seed + number) for number in range(arguments.seeds)]
@@ -74,7 +78,6 @@ def command(options: Sequence[str], prog: str) -> int:
 
 def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
     """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
-    # after parsing, so that --help does not wait for JAX
     from fbunet_jax.training.loop import train_fold
 
     result = train_fold(config, fold, out=out, fresh=fresh)

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array, lax
+from jax import Array
+
+from fbunet_jax.models.convolution import convolve
 
 Gate = Callable[[Array], Array]
 
@@ -29,11 +31,6 @@ def hard_sigmoid(x: Array) -> Array:
 
 
 GATES: Mapping[str, Gate] = {"hard_sigmoid": hard_sigmoid, "sigmoid": jax.nn.sigmoid}
-
-
-def convolve(inputs: Array, kernel: Array) -> Array:
-    """Return the "same" convolution of `[N, H, W, C]` with `[h, w, C, F]`, stride 1, zero padding."""
-    return lax.conv_general_dilated(inputs, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def convlstm_step(

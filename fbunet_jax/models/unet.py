@@ -15,6 +15,7 @@ from jax import Array
 
 from fbunet_jax.errors import UserError
 from fbunet_jax.models.convlstm import ConvLSTM, LSTMState
+from fbunet_jax.models.convolution import Deconvolution, flax_convolution, max_pool
 from fbunet_jax.models.recurrent_conv import RecurrentConv
 
 States = Mapping[str, LSTMState]
@@ -34,7 +35,11 @@ class Block(nn.Module):
     def __call__(self, inputs: Array, state: LSTMState | None, round_index: int) -> tuple[Array, LSTMState | None]:
         """Map `[N, H, W, C]` to `[N, H, W, features]`, and a ConvLSTM's state to the next round's."""
         convolution = partial(
-            nn.Conv, kernel_size=(3, 3), kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype
+            nn.Conv,
+            kernel_size=(3, 3),
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=self.dtype,
+            conv_general_dilated=flax_convolution,
         )
         if self.kind == "recurrent":
             outputs = RecurrentConv(self.features, convolution, self.norm, name="recurrent_conv")(inputs, round_index)
@@ -101,13 +106,13 @@ class UNet(nn.Module):
         for level, features in enumerate(self.widths[:-1]):
             x = double_block(x, features, f"encoder_{level}", "ab" if level == 0 else "--")
             skips.append(x)
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+            x = max_pool(x)
         x = double_block(x, self.widths[-1], "bottleneck", "cc")
-        glorot = nn.initializers.glorot_uniform()
         for level, features in reversed(list(enumerate(self.widths[:-1]))):
-            up = nn.ConvTranspose(features, (2, 2), (2, 2), kernel_init=glorot, dtype=self.dtype, name=f"up_{level}")
+            up = Deconvolution(features, self.dtype, name=f"up_{level}")
             x = jnp.concatenate([up(x), skips[level]], axis=-1)
             x = double_block(x, features, f"decoder_{level}", "de" if level == 0 else "--")
+        glorot = nn.initializers.glorot_uniform()
         output = nn.Conv(self.classes, (1, 1), kernel_init=glorot, dtype=self.dtype, name="output")
         return output(x).astype(jnp.promote_types(self.dtype, jnp.float32)), new_states
 

@@ -1,5 +1,7 @@
-"""The most memory that this process and its devices have held."""
+"""Memory of this process and its devices: the most that they have held, and how it is kept."""
 
+import contextlib
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -23,3 +25,23 @@ def peak_device_bytes() -> int | None:
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if known else None
+
+
+def reuse_host_memory() -> None:
+    """Keep memory that is freed, on a CPU, for the next step; the process then never gives any back.
+
+    Otherwise the operating system clears every page of a step's buffers anew: with glibc a quarter of the time of a
+    step (280,000 pages for 4 images of 256 x 256, JAX 0.10.2). For programs that train and then end; call it before
+    JAX starts its first device. Where the C library has no ``mallopt``, it changes nothing.
+    """
+    # steps then run in this thread, whose heap can grow; that of another thread is made of small pieces
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.default_backend() == "cpu":
+        with contextlib.suppress(AttributeError, TypeError):
+            library = ctypes.CDLL(None)
+            library.mallopt(_MOST_MAPPED, 0)
+            library.mallopt(_TRIM_THRESHOLD, -1)
+
+
+# of malloc.h
+_TRIM_THRESHOLD, _MOST_MAPPED = -1, -4

@@ -30,3 +30,15 @@ def convolve_by_hand() -> Callable[..., NDArray[np.float64]]:
         )
 
     return convolve
+
+
+@pytest.fixture(scope="session")
+def operations() -> Callable[..., list]:
+    """Return every operation of a kind in a traced function, also inside functions with gradients of their own."""
+
+    def found(jaxpr, name: str) -> list:
+        inner = [value.jaxpr for e in jaxpr.eqns for value in e.params.values() if hasattr(value, "jaxpr")]
+        here = [e for e in jaxpr.eqns if e.primitive.name == name]
+        return here + [e for each in inner for e in found(each, name)]
+
+    return found

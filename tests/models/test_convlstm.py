@@ -85,7 +85,7 @@ def test_sigmoid_gates_equal_the_cell_of_flax_after_reordering(params, sequence,
     np.testing.assert_allclose(state.hidden, carry[1], rtol=0, atol=1e-5)
 
 
-def test_no_state_equals_a_state_of_zeros_and_computes_three_gates_without_recurrence(params, sequence):
+def test_no_state_equals_a_state_of_zeros_and_computes_three_gates_without_recurrence(params, sequence, operations):
     inputs = sequence[:, 0]
     zeros = jnp.zeros((*inputs.shape[:-1], FEATURES))
 
@@ -95,7 +95,7 @@ def test_no_state_equals_a_state_of_zeros_and_computes_three_gates_without_recur
     np.testing.assert_allclose(without.hidden, with_zeros.hidden, rtol=0, atol=1e-6)
     np.testing.assert_allclose(without.cell, with_zeros.cell, rtol=0, atol=1e-6)
     jaxpr = jax.make_jaxpr(lambda p, x: convlstm_step(p, None, x))(params, inputs)
-    convolutions = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
+    convolutions = operations(jaxpr.jaxpr, "conv_general_dilated")
     assert [e.invars[1].aval.shape for e in convolutions] == [(3, 3, CHANNELS, 3 * FEATURES)]
 
 

@@ -125,7 +125,7 @@ def test_a_star_makes_every_3x3_layer_recurrent():
     assert all("recurrent_conv" in variables["params"][name] for name in layers)
 
 
-def test_bfloat16_is_the_type_of_the_layers_but_not_of_parameters_or_logits():
+def test_bfloat16_is_the_type_of_the_layers_but_not_of_parameters_or_logits(operations):
     model = make_unet((2, 3), convlstm="a", dtype=jnp.bfloat16)
     logits, states, variables = abstract(model, (1, 4, 4, 1))
 
@@ -133,9 +133,10 @@ def test_bfloat16_is_the_type_of_the_layers_but_not_of_parameters_or_logits():
     assert states["encoder_0_first"].cell.dtype == jnp.bfloat16
     apply = partial(model.apply, states={}, round_index=0)
     jaxpr = jax.make_jaxpr(apply)(variables, jnp.zeros((1, 4, 4, 1)))
-    convolutions = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
-    assert len(convolutions) == 2 * 3 + 1 + 1
-    assert all(value.aval.dtype == jnp.bfloat16 for e in convolutions for value in e.invars)
+    convolutions = operations(jaxpr.jaxpr, "conv_general_dilated")
+    deconvolutions = operations(jaxpr.jaxpr, "dot_general")
+    assert (len(convolutions), len(deconvolutions)) == (2 * 3 + 1, 1)
+    assert all(value.aval.dtype == jnp.bfloat16 for e in convolutions + deconvolutions for value in e.invars)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 

@@ -1,0 +1,33 @@
+"""Memory of a step is kept for the next one, where it is asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from fbunet_jax.training.memory import reuse_host_memory
+
+if sys.argv[1] == "reuse":
+    reuse_host_memory()
+# a sorted copy of 64 MiB that lives during the call only
+step = jax.jit(lambda x: jnp.sort(x + jnp.arange(2**24, dtype=jnp.float32))[::4096])
+faults = []
+for _ in range(4):
+    step(1.0).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-2])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+def test_a_second_step_takes_no_new_pages():
+    def faults(mode):
+        command = [sys.executable, "-c", PROGRAM, mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("give back") > 2**26 // 4096  # otherwise there is nothing to gain
+    assert faults("reuse") < 1000
