@@ -48,7 +48,8 @@ def ours(task: Task) -> tuple[Run, int, str]:
     from fbunet_jax.training.state import create_state, make_optimizer
     from fbunet_jax.training.steps import make_train_step
 
-    reuse_host_memory()  # as the command does
+    if task.task == "train":
+        reuse_host_memory()  # as the command does
     precision = "bfloat16" if task.precision == "mixed" else "float32"
     config = Config(
         model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),

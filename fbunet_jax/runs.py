@@ -225,10 +225,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _write_aside(path: Path, content: str | bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with naming(path), temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with naming(path), temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 
@@ -309,7 +313,16 @@ def fold_lock(fold: FoldDirectory) -> Iterator[Callable[[], None]]:
     thread.start()
 
     def check() -> None:
-        if not _is_mine(fold.lock):
+        try:
+            mine = fold.lock.read_text(encoding="utf-8") == _my_name()
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{fold.path} or the lock in it is gone: somebody moved or removed it. Nothing more is written there. "
+                "Put it back, and give the same command again."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"The lock {fold.lock} cannot be read any more: {error}.") from error
+        if not mine:
             raise RunError(
                 f"{fold.path} is not held by this process any more: while it was suspended, another one took it over. "
                 "That one goes on; nothing more is written here."

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -80,6 +81,18 @@ def test_a_reader_sees_the_old_text_or_the_new_one_never_a_part(tmp_path):
     reader.join()
     assert seen <= set(texts)
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.json").write_text("old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        runs.write_atomically(tmp_path / "a.json", "new")
+    assert raised.value.filename == str(tmp_path / "a.json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
 
 
 def test_a_run_is_created_with_its_settings_folds_and_data_and_read_back(tmp_path):
@@ -359,4 +372,11 @@ def test_whoever_lost_a_fold_is_told_so(fold):
     with fold_lock(fold) as still_held:
         fold.lock.write_text("{}")
         with pytest.raises(RunError, match="another one took it over"):
+            still_held()
+
+
+def test_whoever_finds_no_lock_is_not_told_of_another_process(fold):
+    with fold_lock(fold) as still_held:
+        fold.lock.unlink()
+        with pytest.raises(RunError, match="or the lock in it is gone: somebody moved or removed it"):
             still_held()

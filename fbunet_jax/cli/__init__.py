@@ -1,5 +1,6 @@
 """The commands: parse, call, print. One file a command; heavy modules are imported when a command needs them."""
 
+import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -105,7 +106,8 @@ def _hide_repeated_errors() -> None:
 def _failed(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the log may be what cannot be written
+        print(message, file=sys.stderr, flush=True)
     return code
 
 

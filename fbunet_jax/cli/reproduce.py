@@ -63,10 +63,10 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.reproduction import pages, reproduce
     from fbunet_jax.training.memory import reuse_host_memory
 
-    reuse_host_memory()
     places = reproduce.select_places(table, folds, seeds, arguments.only)
     outcome = reproduce.Outcome([])
     if not arguments.table_only:
+        reuse_host_memory()
         outcome = reproduce.reproduce(
             config,
             places,

@@ -65,9 +65,13 @@ def _kernel_gradient(inputs: Array, gradient: Array, *, size: tuple[int, ...], b
         weights = lax.slice_in_dim(gradient, first, first + rows, axis=1)
         # the images of the batch are summed over, as channels are in a convolution
         layout = ("CHWN", "IHWO", "HWNC")
-        return lax.conv_general_dilated(band, weights, (1, 1), ((0, 0), (beside, beside)), dimension_numbers=layout)
+        return lax.conv_general_dilated(
+            band, weights, (1, 1), ((0, 0), (beside, beside)), dimension_numbers=layout, preferred_element_type=sums
+        )
 
-    return sum((of_band(rows * band) for band in range(1, bands)), start=of_band(0))
+    # a sum of many parts is not rounded to bfloat16 on its way
+    sums = jnp.promote_types(inputs.dtype, jnp.float32) if bands > 1 else inputs.dtype
+    return sum((of_band(rows * band) for band in range(1, bands)), start=of_band(0)).astype(inputs.dtype)
 
 
 def flax_convolution(inputs: Array, kernel: Array, strides: Any, padding: Any, **others: Any) -> Array:

@@ -75,6 +75,7 @@ class FoldCheckpoints:
             if folder.exists() and not folder.is_dir():
                 raise RunError(f"{folder} is a file: expected the folder of the fold's checkpoints. Move it away.")
         if not read_only:
+            shutil.rmtree(self._discarded, ignore_errors=True)
             self._set_aside_broken()
         with _readable(directory.checkpoints):
             self._scored = _SealedCheckpoints(directory.checkpoints, scored=True, read_only=read_only)
@@ -122,7 +123,13 @@ class FoldCheckpoints:
         if self._unfinished:
             self._unfinished.close()
             self._unfinished = None
-            shutil.rmtree(self._directory.unfinished)
+            self._directory.unfinished.rename(self._discarded)
+            shutil.rmtree(self._discarded, ignore_errors=True)
+
+    @property
+    def _discarded(self) -> Path:
+        """What is half deleted must not look like broken checkpoints."""
+        return self._directory.path / ".unfinished"
 
     def resume(self, like: TrainState) -> Resumption | None:
         """Return where the latest checkpoint stands, or None if there is none.

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import platform
 import sys
@@ -11,11 +12,11 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import FoldDirectory, naming, write_atomically
+from fbunet_jax.training.events import EventFile
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 
 _PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tifffile")
@@ -39,7 +40,6 @@ class FoldLog:
         self._stream = stream
         for records in (fold.metrics, fold.timing):
             _drop_records_after(records, recorded_step)
-        self._tensorboard = SummaryWriter(str(fold.tensorboard), purge_step=recorded_step + 1)
         self._batch_size = batch_size
         self._bar = tqdm(
             total=total_steps * batch_size,
@@ -50,15 +50,14 @@ class FoldLog:
             disable=not stream.isatty(),
             dynamic_ncols=True,
         )
+        self._events = EventFile(fold.tensorboard, recorded_step + 1, self.line)
 
     def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one record, with its ``step`` and its ``kind``, to the files; the memory held goes with the times."""
         timing = {**timing, "peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
         _append(self._fold.metrics, values)
         _append(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
-        for name, value in _scalars({**values, **timing}).items():
-            self._tensorboard.add_scalar(name, value, values["step"])
-        self._tensorboard.flush()
+        self._events.add(_scalars({**values, **timing}), values["step"])
 
     def progress(self, steps: int, text: str) -> None:
         """Advance the progress bar (on a terminal only): images a second, time left, and the given text."""
@@ -66,21 +65,21 @@ class FoldLog:
         self._bar.update(steps * self._batch_size)
 
     def line(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
-        if self._bar.disable:
-            print(text, file=self._stream, flush=True)
-        else:
-            self._bar.write(text, file=self._stream)
+        """Print a line, above the bar if there is one; a log that cannot be written stops no training."""
+        with contextlib.suppress(OSError):
+            if self._bar.disable:
+                print(text, file=self._stream, flush=True)
+            else:
+                self._bar.write(text, file=self._stream)
 
     def __enter__(self) -> "FoldLog":
         """Return self."""
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close the bar and the event file; an error that is on its way is not replaced by one of closing."""
+        """Close the bar and the event file."""
         self._bar.close()
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self._tensorboard.close()
+        self._events.close()
 
 
 def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
@@ -114,8 +113,8 @@ def duration(seconds: float) -> str:
 
 
 def default_stream() -> TextIO:
-    """Return where a run talks: standard error, so that a program's own output stays clean."""
-    return sys.stderr
+    """Return where a run talks: standard error, so that a program's own output stays clean; nowhere if it is closed."""
+    return sys.stderr or io.StringIO()
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
@@ -137,7 +136,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             try:
                 record = json.loads(line)
                 known = isinstance(record["step"], int) and isinstance(record["kind"], str)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 known = False
             if not known:
                 raise RunError(

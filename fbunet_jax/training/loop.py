@@ -1,5 +1,6 @@
 """Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
 
+import contextlib
 import itertools
 import sys
 import time
@@ -98,9 +99,9 @@ def train_fold(
         with fold_lock(directory):  # nobody else may be training what is set aside
             set_aside(directory)
     with interruption or Interruption() as interruption, naming(directory.path):
-        with fold_lock(directory) as still_held, FoldCheckpoints(directory) as checkpoints:
-            for warning in checkpoints.warnings:
-                stream.write(f"Warning: {warning}\n")
+        with fold_lock(directory) as still_held, _opened_checkpoints(directory) as checkpoints:
+            with contextlib.suppress(OSError):  # a log that cannot be written stops no training
+                stream.writelines(f"Warning: {warning}\n" for warning in checkpoints.warnings)
             training = FoldTraining(config, fold, setup, directory, checkpoints, interruption=interruption)
             training.still_held = still_held
             was_finished = checkpoints.latest_step() == training.total_steps
@@ -112,6 +113,25 @@ def train_fold(
             result = training.result(run.path, was_finished)
         interruption.check()
     return result
+
+
+def _opened_checkpoints(directory: FoldDirectory) -> FoldCheckpoints:
+    """Open the checkpoints of a fold, unless they were taken away.
+
+    One validation may be recorded without a checkpoint, if the process was killed between the two; but then the folder
+    is there.
+    """
+    gone = not directory.checkpoints.exists() and not has_started(directory)
+    if gone and read_records(directory.metrics, "validation"):
+        raise _checkpoints_gone(directory)
+    return FoldCheckpoints(directory)
+
+
+def _checkpoints_gone(directory: FoldDirectory) -> RunError:
+    return RunError(
+        f"{directory.metrics} has the records of a training, but its checkpoints are gone from "
+        f"{directory.checkpoints}. Put them back, or start the fold again with --fresh, which keeps the old one."
+    )
 
 
 class FoldTraining:
@@ -168,11 +188,7 @@ class FoldTraining:
             epoch = resumption.epoch
             return replicate(resumption.state), resumption.step, EpochMeasures.from_json(epoch) if epoch else None
         if len(read_records(self.directory.metrics, "validation")) > 1:
-            raise RunError(
-                f"{self.directory.metrics} has the records of a training, but its checkpoints are gone from "
-                f"{self.directory.checkpoints}. Put them back, or start the fold again with --fresh, which keeps the "
-                "old one."
-            )
+            raise _checkpoints_gone(self.directory)
         state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
         if weights:
             state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])

@@ -31,8 +31,9 @@ def reuse_host_memory() -> None:
     """Keep memory that is freed, on a CPU, for the next step; the process then never gives any back.
 
     Otherwise the operating system clears every page of a step's buffers anew: with glibc a quarter of the time of a
-    step (280,000 pages for 4 images of 256 x 256, JAX 0.10.2). For programs that train and then end; call it before
-    JAX starts its first device. Where the C library has no ``mallopt``, it changes nothing.
+    step (280,000 pages for 4 images of 256 x 256, JAX 0.10.2). For programs that train and then end: it holds for the
+    whole process, and cannot be taken back. Call it before JAX starts its first device. On a CPU, steps then also run
+    in the thread that calls them. Where the C library has no ``mallopt``, memory is given back as before.
     """
     # steps then run in this thread, whose heap can grow; that of another thread is made of small pieces
     jax.config.update("jax_cpu_enable_async_dispatch", False)

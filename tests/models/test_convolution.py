@@ -39,6 +39,22 @@ def test_convolution_and_its_gradients_are_the_usual_ones_in_bands_and_whole(sha
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
+def test_a_bfloat16_gradient_in_bands_is_as_exact_as_a_whole_one():
+    random = np.random.default_rng(3)
+    inputs, kernel, weights = (
+        jnp.asarray(random.normal(size=s), jnp.bfloat16) for s in ((4, 256, 64, 2), (3, 3, 2, 4), (4, 256, 64, 4))
+    )
+    assert convolution._bands(inputs) == 4
+    exact = jax.grad(weighted(usual, weights.astype(jnp.float32)), argnums=1)(
+        inputs.astype(jnp.float32), kernel.astype(jnp.float32)
+    )
+    _, gradient = jax.vjp(convolve, inputs, kernel)
+    found = gradient(weights)[1]
+    assert found.dtype == jnp.bfloat16
+    # half a unit in the last place of bfloat16, and a little for sums of float32
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=0.02)
+
+
 def test_a_kernel_gradient_on_an_accelerator_is_one_convolution():
     """Bands are for the cache of a CPU: lowered for a GPU or TPU, none is left."""
     shapes = jax.ShapeDtypeStruct((4, 128, 128, 2), jnp.float32), jax.ShapeDtypeStruct((3, 3, 2, 2), jnp.float32)

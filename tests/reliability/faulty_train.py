@@ -152,7 +152,8 @@ def plant(phase, fault):
 
 if __name__ == "__main__":
     # a test waits for 300 s: before that, say where every thread stands
-    faulthandler.dump_traceback_later(240, exit=True)
+    if sys.stderr:
+        faulthandler.dump_traceback_later(240, exit=True)
     from fbunet_jax.cli import main
 
     # a shell without job control starts its background jobs with Ctrl-C ignored, and the tests may run in one

@@ -128,4 +128,14 @@ def test_a_run_folder_that_vanishes_is_named(tmp_path):
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2, errors
-    assert str(tmp_path / "run") in sentence(errors)
+    assert f"{tmp_path / 'run'}" in sentence(errors)
+    assert "took it over" not in errors
+
+
+@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&-"])
+def test_a_log_that_cannot_be_written_stops_no_training(undisturbed, tmp_path, stream):
+    command = TrainingCommand(tmp_path / "run", *EPOCHS)
+    code, output, _ = command.run(wrapper=["sh", "-c", f'exec "$@" {stream}', "sh"])
+    assert code == 0
+    assert "is finished" in output
+    assert command.contents() == undisturbed.contents()

@@ -37,6 +37,8 @@ def test_a_signal_saves_at_the_next_boundary_and_the_run_goes_on(undisturbed, tm
     [fault] = command.faults
     assert fault["phase"] == phase
     print(f"{phase} {number.name}: ended {ended - fault['time']:.1f} s after the signal")
+    # a compilation is waited for; the promise is 10 s, and the machine of a test may be busy
+    assert phase == "compilation" or ended - fault["time"] < 30
     last = errors.splitlines()[-1]
     assert last.startswith("Interrupted: step ")
     assert last.endswith("of 12 is saved. The same command goes on from there.")

@@ -1,5 +1,7 @@
 """The two latest checkpoints and the best are kept, restored bit for bit, and a broken one is never used."""
 
+import errno
+import os
 import shutil
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import FoldDirectory
+from fbunet_jax.training import seal
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.state import TrainState
 
@@ -170,3 +173,31 @@ def test_reading_only_names_a_broken_checkpoint(fold):
     (fold.checkpoints / "20" / "state" / "manifest.ocdbt").write_bytes(b"")
     with FoldCheckpoints(fold, read_only=True) as checkpoints, pytest.raises(RunError, match=r"20 is broken: state"):
         checkpoints.restore(20, state(0))
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(fold, monkeypatch):
+    """A network disk may answer so for a moment."""
+    before = sorted(fold.path.rglob("*"))
+
+    def fail(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(seal, "_facts", fail)
+    with pytest.raises(RunError, match=r"cannot be read: Stale file handle. Nothing was changed"):
+        FoldCheckpoints(fold)
+    assert sorted(fold.path.rglob("*")) == before
+
+
+def test_unfinished_checkpoints_that_are_half_removed_are_not_taken_for_damaged_ones(fold, monkeypatch):
+    with FoldCheckpoints(fold) as checkpoints, monkeypatch.context() as killed:
+
+        def remove_one_file(folder, **_):
+            for path in list(folder.rglob("checksums.json"))[:1]:
+                path.unlink()
+
+        killed.setattr(shutil, "rmtree", remove_one_file)
+        checkpoints.remove_unfinished()
+    with FoldCheckpoints(fold) as checkpoints:
+        assert not checkpoints.warnings
+        assert checkpoints.latest_step() == 50
+    assert {path.name for path in fold.path.iterdir()} == {"checkpoints"}

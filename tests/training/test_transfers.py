@@ -23,10 +23,13 @@ HOST_TO_DEVICE = "jax_transfer_guard_host_to_device"
 
 
 class Watch:
-    """Counts what the loop moves from its first step to the end of the epoch, in every epoch."""
+    """Counts what the loop moves from its first step to the end of the epoch, in every epoch.
+
+    Reads are seen of arrays on several devices, as all of the loop's are in the tests; not of a single shard.
+    """
 
     def __init__(self, monkeypatch):
-        self.calls, self.reads, self.compiled = 0, [], []
+        self.calls, self.reads, self.compiled, self.checks = 0, [], [], 0
         self._inside = False
         self._patch = monkeypatch
         self._watch_reads()
@@ -72,6 +75,7 @@ class Watch:
 
         def call(*arguments, **options):
             self.leave()
+            self.checks += name == "first_not_finite"
             return original(*arguments, **options)
 
         self._patch.setattr(owner, name, call)
@@ -108,6 +112,7 @@ def test_steps_move_nothing_but_indices_and_compile_once(watch, tmp_path):
     steps = train(tmp_path).steps
     assert watch.calls == steps == EPOCHS * 12 // 8
     assert watch.reads == []
+    assert watch.checks == EPOCHS  # it reads, and stops the watch: once an epoch, not once a step
     # the first two epochs, their validation and their picture are everything that there is to compile
     assert watch.compiled
     assert max(watch.compiled) <= 2 * 12 // 8
