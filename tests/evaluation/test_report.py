@@ -95,26 +95,31 @@ def picture(element, size):
 
 
 def test_the_slider_uncovers_the_truth_by_key_and_by_drag(opened):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
     browser = opened()
     card = browser.find_element("css selector", ".card")
     slider, stack = card.find_element("css selector", "input"), card.find_element("css selector", ".stack")
     prediction, truth = stack.find_elements("css selector", "img")
     browser.execute_script("arguments[0].scrollIntoView()", card)
 
-    def distances():
-        seen = shot(stack)[:, 4:-4]
-        return [np.abs(seen - picture(each, shot(stack).shape[:2])[:, 4:-4]).mean() for each in (truth, prediction)]
+    def wait_until_shown(wanted, other):
+        """Wait until the browser has painted one picture and not the other."""
+
+        def is_shown(_):
+            seen = shot(stack)
+            near, far = (np.abs(seen - picture(each, seen.shape[:2]))[:, 4:-4].mean() for each in (wanted, other))
+            return near < 0.3 * far
+
+        WebDriverWait(browser, 20).until(is_shown)
 
     slider.send_keys("\ue011")  # the key Home
-    to_truth, to_prediction = distances()
-    assert to_prediction < 0.3 * to_truth
+    wait_until_shown(prediction, truth)
     slider.send_keys("\ue010")  # the key End
-    to_truth, to_prediction = distances()
-    assert to_truth < 0.3 * to_prediction
+    wait_until_shown(truth, prediction)
     assert slider.get_attribute("aria-valuetext") == "100 % truth, from the left"
     slider.send_keys("\ue012")  # the left arrow
     assert slider.get_attribute("value") == "99"
-    webdriver = pytest.importorskip("selenium.webdriver")
     middle = webdriver.ActionChains(browser).move_to_element(stack).click_and_hold()
     middle.move_by_offset(-stack.size["width"] // 4, 0).release().perform()
     assert abs(int(slider.get_attribute("value")) - 25) <= 2
