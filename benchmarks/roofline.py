@@ -87,7 +87,7 @@ def growth(name: str, unit: str, tasks: Sequence[tuple[int, Task]], repeats: int
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
-    reuse_host_memory()  # as the command does; otherwise a copy is the clearing of pages
+    reuse_host_memory()  # as in training; otherwise a copy is the clearing of pages
     print(f"{jax.local_devices()[0].device_kind}, {options.precision}, JAX {jax.__version__}")
     bandwidth, rate = copy_bandwidth(options.repeats), matrix_rate(options.precision, options.repeats)
     print(f"copy {bandwidth / 1e9:.1f} GB/s, matrix product {rate / 1e9:.0f} GFLOP/s")
