@@ -145,7 +145,15 @@ def plant(phase, fault):
             os.kill(os.getpid(), fault.signals[0])
             threading.Event().wait()
 
-        checkpoints.FoldCheckpoints.save_unfinished, checkpoints.seal = save, hang
+        save_scored = checkpoints.FoldCheckpoints.save
+
+        def save_after_validation(self, *arguments):
+            if fault.count <= 0:  # the one before it hangs
+                waits.set()
+            save_scored(self, *arguments)
+
+        checkpoints.FoldCheckpoints.save, checkpoints.seal = save_after_validation, hang
+        checkpoints.FoldCheckpoints.save_unfinished = save
     else:
         raise ValueError(phase)
 
