@@ -281,5 +281,5 @@ def test_rematerialisation_changes_memory_and_neither_loss_statistics_nor_gradie
 
     (expected, kept), (found, rematerialised) = step(plain), step(remat)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-3 * float(jnp.abs(b).max()))
     assert rematerialised < kept / 2
