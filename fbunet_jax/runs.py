@@ -1,28 +1,16 @@
-"""The run directory: names, format version, lock; the only file that knows what lies where in a run."""
+"""The run directory: names, format version; the only file that knows what lies where in a run."""
 
-import contextlib
 import json
-import math
-import os
-import secrets
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
-
-import typeguard
+from typing import Any, TypedDict, cast
 
 from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
 from fbunet_jax.errors import RunError
-
-HEARTBEAT_SECONDS = 20.0
-STALE_SECONDS = 120.0
+from fbunet_jax.files import RESTORE, create_once, read_json, write_atomically
 
 _MOST_CHANNELS = 2**16
-_RESTORE = "Copy it again if the run is a copy, or start a new run."
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ class Run:
         if found["format"] != FORMAT or not readable or not 1 <= found["channels"] <= _MOST_CHANNELS:
             raise RunError(
                 f"{self.dataset} is damaged: expected format {FORMAT}, class names that differ, and 1 to "
-                f"{_MOST_CHANNELS} channels. {_RESTORE}"
+                f"{_MOST_CHANNELS} channels. {RESTORE}"
             )
         return found
 
@@ -208,81 +196,6 @@ _MAY_DIFFER = {
 }
 
 
-def create_once(path: Path, text: str) -> None:
-    """Write a file atomically unless it exists: of several processes at once, one wins, whole."""
-    temporary = _write_aside(path, text)
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write or replace a file: a reader sees the old content or the new one, never a part."""
-    _write_aside(path, content).replace(path)
-
-
-def _write_aside(path: Path, content: str | bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the operating system name a path; that of a full disk does not say where."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def read_json(path: Path, expected: Any = Any) -> Any:
-    """Read a JSON file of a run.
-
-    Args:
-      path: of the file.
-      expected: the type that its content has, such as a TypedDict.
-
-    Raises:
-      RunError: it is missing or broken, holds something else, or a number that is not finite.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
-        strategy = typeguard.CollectionCheckStrategy.ALL_ITEMS
-        return typeguard.check_type(content, expected, collection_check_strategy=strategy)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: the run directory is incomplete.") from error
-    except typeguard.TypeCheckError as error:
-        raise RunError(f"{path} is damaged: {error}. {_RESTORE}") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}.") from error
-
-
-def _whole(text: str) -> int:
-    if len(text) > 19:
-        raise ValueError(f"the whole number {text[:9]}… has {len(text)} characters")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
 def set_aside(fold: FoldDirectory) -> Path:
     """Rename a fold's folder to fold_K.old-N, the first free N, and return the new path."""
     number = 1
@@ -291,148 +204,3 @@ def set_aside(fold: FoldDirectory) -> Path:
     fold.path.rename(target)
     FoldDirectory(target).lock.unlink(missing_ok=True)
     return target
-
-
-@contextlib.contextmanager
-def fold_lock(fold: FoldDirectory) -> Iterator[Callable[[], None]]:
-    """Hold a fold for this process; a heartbeat tells others on any host that it lives.
-
-    Yields:
-      A function that raises a RunError when another process has taken the fold over, because this one was suspended.
-
-    Raises:
-      RunError: another process holds it (its host and process id are named).
-    """
-    try:
-        fold.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The folder {fold.path} cannot be created: {error.strerror}.") from error
-    _acquire(fold.lock)
-    stop = threading.Event()
-    thread = threading.Thread(target=_beat, args=(fold.lock, stop), daemon=True)
-    thread.start()
-
-    def check() -> None:
-        try:
-            mine = fold.lock.read_text(encoding="utf-8") == _my_name()
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{fold.path} or the lock in it is gone: somebody moved or removed it. Nothing more is written there. "
-                "Put it back, and give the same command again."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"The lock {fold.lock} cannot be read any more: {error}.") from error
-        if not mine:
-            raise RunError(
-                f"{fold.path} is not held by this process any more: while it was suspended, another one took it over. "
-                "That one goes on; nothing more is written here."
-            )
-
-    try:
-        yield check
-    finally:
-        stop.set()
-        thread.join()
-        if _is_mine(fold.lock):
-            fold.lock.unlink(missing_ok=True)
-
-
-def _my_name() -> str:
-    return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "system": _system()})
-
-
-def _system() -> str:
-    """Return what tells apart the systems of one host name: since when it runs, and containers with own processes."""
-    facts = []
-    with contextlib.suppress(OSError):  # Linux only
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        facts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(facts)
-
-
-def _is_mine(lock: Path) -> bool:
-    """Say whether this process holds the lock still; while it was suspended, another may have taken it over."""
-    with contextlib.suppress(OSError):
-        return lock.read_text(encoding="utf-8") == _my_name()
-    return False
-
-
-def _acquire(lock: Path) -> None:
-    while True:
-        temporary = _write_aside(lock, _my_name())
-        try:
-            os.link(temporary, lock)
-            return
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        holder = _holder(lock)
-        if holder and not holder.abandoned:
-            raise RunError(
-                f"{lock.parent} is being trained by process {holder.process} on host {holder.host}. Wait for it, or "
-                f"stop it; a lock without a heartbeat for {STALE_SECONDS:.0f} seconds is taken over."
-            )
-        _remove_abandoned(lock)
-
-
-class _Holder(NamedTuple):
-    host: str
-    process: int
-    abandoned: bool
-    """Without a heartbeat, or a process of this host that ended."""
-
-
-def _holder(lock: Path) -> _Holder | None:
-    """Return who holds a lock, or None if there is none."""
-    try:
-        stale = time.time() - lock.stat().st_mtime >= STALE_SECONDS
-        name = json.loads(lock.read_text(encoding="utf-8"))
-        host, process, system = str(name["host"]), int(name["process"]), str(name.get("system", ""))
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError as error:
-        raise RunError(f"{lock} is a folder: expected the file that says who trains this fold. Remove it.") from error
-    except (ValueError, TypeError, KeyError, AttributeError):  # damaged: whoever wrote it may live
-        return _Holder("unknown", 0, stale)
-    return _Holder(host, process, stale or (system == _system() and _died_here(host, process)))
-
-
-def _remove_abandoned(lock: Path) -> None:
-    """Remove a lock that nobody holds; one process at a time, or the second would remove the first one's new lock."""
-    guard = lock.with_name(f"{lock.name}.takeover")
-    try:
-        guard.mkdir()
-    except FileExistsError:
-        with contextlib.suppress(OSError):
-            if time.time() - guard.stat().st_mtime >= STALE_SECONDS:
-                guard.rmdir()
-        time.sleep(0.01)
-        return
-    try:
-        # not when it is gone: another process may be about to create its own
-        holder = _holder(lock)
-        if holder and holder.abandoned:
-            lock.unlink(missing_ok=True)
-    finally:
-        guard.rmdir()
-
-
-def _died_here(host: str, process: int) -> bool:
-    """Say whether the holder was a process of this host that no longer exists."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _beat(lock: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        if _is_mine(lock):
-            with contextlib.suppress(OSError):
-                os.utime(lock)

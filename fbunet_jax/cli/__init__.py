@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt as interruption:
-        saved, place = (f": {interruption}", "there") if str(interruption) else ("", "the last checkpoint")
+        saved, place = (
+            (f": {interruption}", "there") if str(interruption) else ("", "the last checkpoint, if there is one")
+        )
         again = {
             "train": f" The same command{' without --fresh' * ('--fresh' in options)} goes on from {place}.",
             "download": " The same command goes on with the files that are missing.",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.runs import read_json
+from fbunet_jax.files import read_json
 
 _LARGEST = float(np.finfo(np.float32).max)
 

@@ -12,8 +12,9 @@ from fbunet_jax.config import FORMAT
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
+from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.metrics import iou, mean_iou
-from fbunet_jax.runs import Run, read_json, write_atomically
+from fbunet_jax.runs import Run
 from fbunet_jax.training.setup import part_items
 from fbunet_jax.training.trained import best_step, trained_folds
 

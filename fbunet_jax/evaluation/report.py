@@ -20,8 +20,9 @@ from fbunet_jax.evaluation.pictures import Segmented, Shown
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import RESAMPLES
 from fbunet_jax.figures import class_colours
+from fbunet_jax.files import write_atomically
 from fbunet_jax.models.methods import METHODS
-from fbunet_jax.runs import Run, write_atomically
+from fbunet_jax.runs import Run
 from fbunet_jax.training.trained import trained_folds
 
 EXTREMES = 3

@@ -14,7 +14,8 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.charts import line_chart
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.statistics import bootstrap_intervals, class_iou, group_totals
-from fbunet_jax.runs import Run, read_json
+from fbunet_jax.files import read_json
+from fbunet_jax.runs import Run
 from fbunet_jax.training.logs import duration, read_records
 
 _REMEDY = "Copy it again if the run is a copy, or take it away: what it tells is then left out."

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.figures import draw_overlay
+from fbunet_jax.files import write_atomically
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
 from fbunet_jax.inference.intensities import intensity_warning
 from fbunet_jax.inference.outputs import UNFINISHED, Planes, label_pages, short_hash, write_labels
 from fbunet_jax.inference.predictor import Band, Predictor, Tiles, sample_rows
 from fbunet_jax.inference.summary import Region, UncertaintyMap, areas, count_objects
-from fbunet_jax.runs import write_atomically
 
 OVERLAY_SIDE = 1600
 """Largest side of an overlay, in pixels."""

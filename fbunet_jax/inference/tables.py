@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fbunet_jax.files import write_atomically
 from fbunet_jax.inference.files import PageSummary
 from fbunet_jax.inference.summary import Region
-from fbunet_jax.runs import write_atomically
 
 RANKED_REGIONS = 50
 

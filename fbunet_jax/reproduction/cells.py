@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fbunet_jax.config import METHODS, Config, to_table
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, fold_entry
+from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.origin import Process
-from fbunet_jax.runs import read_json, write_atomically
 from fbunet_jax.training.trained import TrainedFold
 
 FORMAT = 1

@@ -10,11 +10,11 @@ import numpy as np
 import tomli_w
 
 from fbunet_jax.figures import TableRow, draw_table
+from fbunet_jax.files import write_atomically
 from fbunet_jax.reproduction.cells import read_cells
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.reproduction.table import tabulate
 from fbunet_jax.reproduction.tables import TABLES, PaperTable
-from fbunet_jax.runs import write_atomically
 from fbunet_jax.training.logs import duration
 
 

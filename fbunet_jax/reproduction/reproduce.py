@@ -16,6 +16,8 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, RunError, did_you_mean
 from fbunet_jax.evaluation.crossval import Entry, evaluate
+from fbunet_jax.files import read_json, write_atomically
+from fbunet_jax.locks import fold_lock
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.reproduction.cells import (
     FORMAT,
@@ -30,7 +32,7 @@ from fbunet_jax.reproduction.cells import (
 )
 from fbunet_jax.reproduction.origin import Process, is_like, this_process, today
 from fbunet_jax.reproduction.tables import PaperTable
-from fbunet_jax.runs import FoldDirectory, Run, fold_lock, read_json, write_atomically
+from fbunet_jax.runs import FoldDirectory, Run
 from fbunet_jax.training.interruption import Interruption, StopAtOnce
 from fbunet_jax.training.logs import duration, read_records
 from fbunet_jax.training.loop import FoldResult, train_fold

@@ -15,7 +15,8 @@ import jax
 from tqdm import tqdm
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.runs import FoldDirectory, naming, write_atomically
+from fbunet_jax.files import naming, write_atomically
+from fbunet_jax.runs import FoldDirectory
 from fbunet_jax.training.events import EventFile
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 

@@ -18,8 +18,10 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
+from fbunet_jax.files import naming
+from fbunet_jax.locks import fold_lock
 from fbunet_jax.metrics import iou, mean_iou
-from fbunet_jax.runs import FoldDirectory, Run, default_path, fold_lock, naming, set_aside
+from fbunet_jax.runs import FoldDirectory, Run, default_path, set_aside
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import FoldLog, default_stream, duration, read_records, write_environment
@@ -318,6 +320,8 @@ class FoldTraining:
             between=lambda: self.pause(state, stretch.last, measures),
         )
         record = self._validation_record(epoch, stretch.last, confusion)
+        # only one validation may be recorded whose checkpoint is not on disk, however slow the disk is
+        self.checkpoints.wait()
         self.still_held()
         log.record(record, {"seconds": time.perf_counter() - began})
         validations = read_records(self.directory.metrics, "validation")

@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.runs import write_atomically
+from fbunet_jax.files import write_atomically
 
 SEAL = "checksums.json"
 

@@ -12,9 +12,10 @@ from jax.sharding import SingleDeviceSharding
 from fbunet_jax.config import Config
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import RunError
+from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.models.methods import abstract_variables, build_model
-from fbunet_jax.runs import FoldDirectory, Run, read_json, write_atomically
+from fbunet_jax.runs import FoldDirectory, Run
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.state import TrainState, make_optimizer
 

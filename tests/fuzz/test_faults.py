@@ -17,8 +17,9 @@ from fbunet_jax.data.readers import read_image, read_label
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.evaluation import crossval, summary
 from fbunet_jax.evaluation.items import ItemCounts, read_items
+from fbunet_jax.files import read_json
 from fbunet_jax.inference.images import open_image
-from fbunet_jax.runs import Run, read_json
+from fbunet_jax.runs import Run
 from tests.fuzz.images import png, png_chunks
 from tests.fuzz.run_files import ENVIRONMENT, EVALUATION, INPUTS, METRICS, RUN_DATASET, TIMING
 from tests.fuzz.targets import TARGETS

@@ -130,13 +130,14 @@ def plant(phase, fault):
         logs._append = append
     elif phase == "drawing":
         before(figures, "draw_curves")
-    elif phase == "hang":  # the disk hangs; one more signal when the training waits for it because of the first
+    elif phase == "hang":  # the disk hangs; one more signal when the training waits for it
         waits = threading.Event()
-        save_unfinished = checkpoints.FoldCheckpoints.save_unfinished
+        wait = checkpoints.FoldCheckpoints.wait
 
-        def save(self, *arguments):
+        def note_and_wait(self):
             waits.set()
-            save_unfinished(self, *arguments)
+            wait(self)
+            waits.clear()
 
         def hang(*_, **__):
             fault.moment(phase)
@@ -145,15 +146,7 @@ def plant(phase, fault):
             os.kill(os.getpid(), fault.signals[0])
             threading.Event().wait()
 
-        save_scored = checkpoints.FoldCheckpoints.save
-
-        def save_after_validation(self, *arguments):
-            if fault.count <= 0:  # the one before it hangs
-                waits.set()
-            save_scored(self, *arguments)
-
-        checkpoints.FoldCheckpoints.save, checkpoints.seal = save_after_validation, hang
-        checkpoints.FoldCheckpoints.save_unfinished = save
+        checkpoints.FoldCheckpoints.wait, checkpoints.seal = note_and_wait, hang
     else:
         raise ValueError(phase)
 

@@ -14,12 +14,13 @@ from flax.traverse_util import unflatten_dict
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, RunError
+from fbunet_jax.locks import fold_lock
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.reproduction import reproduce as module
 from fbunet_jax.reproduction.cells import Place, read_cell, read_cells
 from fbunet_jax.reproduction.reproduce import reproduce, select_places
 from fbunet_jax.reproduction.tables import TABLES
-from fbunet_jax.runs import FoldDirectory, Run, fold_lock
+from fbunet_jax.runs import FoldDirectory, Run
 from fbunet_jax.training.parallel import MappedTraining
 
 SETTINGS = {

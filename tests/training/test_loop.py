@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ from fbunet_jax.config import METHODS, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
-from fbunet_jax.training import loop
+from fbunet_jax.training import checkpoints, loop
 from fbunet_jax.training.checkpoints import FoldCheckpoints
+from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.loop import train_fold
 from fbunet_jax.training.parallel import MappedTraining
 from fbunet_jax.training.trained import load_trained_fold
@@ -200,6 +202,32 @@ def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_pa
     fold.checkpoints.write_text("")
     with pytest.raises(RunError, match="is a file: expected the folder"):
         train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+
+
+def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, monkeypatch):
+    """Killed between the two, a run with two records and no checkpoint would look like one whose checkpoints are gone."""
+    fold, later, recorded = Run(tmp_path / "run").fold(1), threading.Event(), []
+    seal, wait, save = checkpoints.seal, FoldCheckpoints.wait, FoldCheckpoints.save
+
+    def noting(method, records):
+        def call(*arguments):
+            if len(read_records(fold.metrics, "validation")) >= records:
+                later.set()
+            return method(*arguments)
+
+        return call
+
+    def slow_seal(*arguments, **options):
+        assert later.wait(60)
+        recorded.append(len(read_records(fold.metrics, "validation")))
+        seal(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints, "seal", slow_seal)
+    monkeypatch.setattr(FoldCheckpoints, "wait", noting(wait, 1))
+    monkeypatch.setattr(FoldCheckpoints, "save", noting(save, 2))
+    train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+    assert len(recorded) > 1
+    assert recorded[0] == 1
 
 
 @pytest.mark.parametrize("line", [b"no record\n", b"\x00\x00\n", b"{}\n", b"[1]\n"])

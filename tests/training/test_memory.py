@@ -17,7 +17,7 @@ if sys.argv[1] == "reuse":
 # 64 MiB that are freed after each call
 step = jax.jit(lambda x: x + jnp.arange(2**24, dtype=jnp.float32))
 faults = []
-for _ in range(4):
+for _ in range(30):
     step(1.0).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(faults[-1] - faults[-2])
@@ -35,4 +35,4 @@ def test_a_second_step_takes_no_new_pages():
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not (huge.exists() and "[always]" in huge.read_text()):
         assert faults("give back") > 2**26 // 4096 / 2  # otherwise there is nothing to gain
-    assert faults("reuse") < 1000
+    assert faults("reuse") < 1000  # once a piece is free that is great enough: after 1 to 4 steps
