@@ -64,9 +64,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {error}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt as interruption:
-        saved, place = (
-            (f": {interruption}", "there") if str(interruption) else ("", "the last checkpoint, if there is one")
-        )
+        somewhere = "the last checkpoint, if there is one"
+        saved, place = (f": {interruption}", "there") if str(interruption) else ("", somewhere)
         again = {
             "train": f" The same command{' without --fresh' * ('--fresh' in options)} goes on from {place}.",
             "download": " The same command goes on with the files that are missing.",

@@ -205,7 +205,7 @@ def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_pa
 
 
 def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, monkeypatch):
-    """Killed between the two, a run with two records and no checkpoint would look like one whose checkpoints are gone."""
+    """Killed between the two, two records and no checkpoint would look like a run whose checkpoints are gone."""
     fold, later, recorded = Run(tmp_path / "run").fold(1), threading.Event(), []
     seal, wait, save = checkpoints.seal, FoldCheckpoints.wait, FoldCheckpoints.save
 
