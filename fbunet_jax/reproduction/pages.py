@@ -189,9 +189,10 @@ def _origin(content: Mapping[str, Any]) -> str:
         {f"{name} {version}" for each in processes for s in each for name, version in s["versions"].items() if version}
     )
     dates = sorted({cell["date"] for cell in cells})
+    days = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
     return (
         f"Devices: {_counted(_devices(each) for each in processes)}. Commits: "
-        f"{_counted(_commits(each) for each in processes)}. Finished from {dates[0]} to {dates[-1]}. "
+        f"{_counted(_commits(each) for each in processes)}. Finished {days}. "
         f"{', '.join(versions)}. The time is that of epochs and validations."
     )
 
