@@ -109,14 +109,14 @@ def _read(
 ) -> np.ndarray:
     """Return ``[pages, H, W, C]``; every exception of a decoder becomes a DataError."""
     kind = _kind(path, suffixes, what)
-    with _decoding(path, kind):
+    with decoding(path, kind):
         if kind == "TIFF":
             return _read_tiff(path, axes, what)
         return (read_png(path) if kind == "PNG" else _read_jpeg(path))[None]
 
 
 @contextlib.contextmanager
-def _decoding(path: Path, kind: str) -> Iterator[None]:
+def decoding(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a DataError."""
     try:
         yield
@@ -240,5 +240,5 @@ def open_tiff(path: Path, axes: str = "") -> Iterator[tuple[tifffile.TiffPageSer
       DataError: as for `read_image`, but for what only the values tell (see `intensities`).
     """
     _kind(path, (".tif", ".tiff"), "image")
-    with _decoding(path, "TIFF"), checked_tiff(path, axes, "image") as opened:
+    with decoding(path, "TIFF"), checked_tiff(path, axes, "image") as opened:
         yield opened

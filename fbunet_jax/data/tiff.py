@@ -41,11 +41,7 @@ def checked_tiff(path: Path, axes: str, what: str) -> Iterator[tuple[tifffile.Ti
       DataError: the file holds several series, declares too many values, lacks data, stores something else than
         intensities or class values, or has axes that are not known; also at the end, for what tifffile only logs.
     """
-    complaints = _Complaints()
-    logger = logging.getLogger("tifffile")
-    logger.addHandler(complaints)
-    propagate, logger.propagate = logger.propagate, False
-    try:
+    with without_complaints(path):
         directories = read_directories(path)
         # no other file is opened, whatever the metadata of this one say
         with tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False) as file:
@@ -69,6 +65,17 @@ def checked_tiff(path: Path, axes: str, what: str) -> Iterator[tuple[tifffile.Ti
             check_pages(path, series[0], directories)
             _check_data(path, file)
             yield series[0], _axes_of(path, file, axes)
+
+
+@contextlib.contextmanager
+def without_complaints(path: Path) -> Iterator[None]:
+    """Turn what tifffile only logs while it reads a file into a DataError at the end."""
+    complaints = _Complaints()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(complaints)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
     finally:
         logger.removeHandler(complaints)
         logger.propagate = propagate

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.figures import draw_overlay
-from fbunet_jax.files import write_atomically
+from fbunet_jax.files import create_once, read_json, write_atomically
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
 from fbunet_jax.inference.intensities import intensity_warning
 from fbunet_jax.inference.outputs import UNFINISHED, Planes, label_pages, short_hash, write_labels
@@ -132,7 +132,43 @@ class OutputFolder:
                 )
             self._remove_results(images)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.record, json.dumps(settings, indent=1) + "\n")
+        write_atomically(self.record, _as_text(settings))
+
+    def join(self, settings: dict[str, Any], images: Sequence[Path], *, overwrite: bool = False) -> None:
+        """Create the folder, or go on in one that was begun with the same settings, by whatever process.
+
+        Args:
+          settings: what the results are made with.
+          images: that will be segmented; none may be among the results.
+          overwrite: whether to remove earlier results first.
+
+        Raises:
+          RunError: it holds results of other settings, or files that are not results.
+        """
+        if overwrite and self.record.exists():
+            self.begin(settings, images, overwrite=True)
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._keep_apart(images)
+        # looked at before the record: whoever began the folder wrote that first
+        foreign = any(not each.name.startswith(f".{self.record.name}.") for each in self.path.iterdir())
+        if foreign and not self.record.exists():
+            raise RunError(
+                f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
+                "with --out."
+            )
+        if create_once(self.record, _as_text(settings)):
+            return
+        found = read_json(self.record)
+        for name, value in json.loads(_as_text(settings)).items():
+            if name not in found or found[name] != value:
+                raise RunError(
+                    f"{self.path} holds results that were made with {name} = {json.dumps(found.get(name))}, now it is "
+                    f"{json.dumps(value)}. Give the same settings to go on, choose another folder with --out, or "
+                    "replace them with --overwrite."
+                )
 
     def _has_results(self) -> bool:
         """Say whether an image was finished."""
@@ -142,15 +178,23 @@ class OutputFolder:
 
     def _remove_results(self, images: Sequence[Path]) -> None:
         """Remove what this command writes, or results of other settings would stay beside the new ones."""
-        results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
-        for image in images:
-            if any(image.resolve().is_relative_to(folder.resolve()) for folder in results):
-                raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
-        for path in (*results, self.summary, self.label_next, *self.path.glob(f"{UNFINISHED}*")):
+        for path in (*self._keep_apart(images), self.summary, self.label_next, *self.path.glob(f"{UNFINISHED}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def _keep_apart(self, images: Sequence[Path]) -> list[Path]:
+        """Return the folders of results, among which none of the images may be."""
+        results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
+        for image in images:
+            if any(image.resolve().is_relative_to(folder.resolve()) for folder in results):
+                raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
+        return results
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=1) + "\n"
 
 
 def segment_file(
@@ -169,9 +213,9 @@ def segment_file(
       DataError: the file cannot be read or does not fit the network.
     """
     name = name_of(path)
-    with open_image(path, settings.axes, folder.scratch(name, "image")) as image:
+    with open_image(path, settings.axes) as image:
         if image.channels != predictor.channels:
-            raise DataError(_other_channels(path, image.channels, predictor.channels))
+            raise DataError(other_channels(path, image.channels, predictor.channels))
         folder.labels(name).parent.mkdir(exist_ok=True)
         pages = []
         shape = (image.pages, image.height, image.width)
@@ -190,7 +234,8 @@ def segment_file(
     return pages
 
 
-def _other_channels(path: Path, found: int, expected: int) -> str:
+def other_channels(path: Path, found: int, expected: int) -> str:
+    """Return what to say of an image whose channels are not those of the network."""
     message = (
         f"{path} has {found} channel{'s' if found != 1 else ''}, but the network was trained with {expected}. Give "
         "images of the same kind as the training images."
@@ -237,11 +282,12 @@ def _summary(
         entropy,
         disagreement if len(predictor.folds) > 1 else None,
         uncertainty.regions(),
-        _warning(predictor, image, page),
+        page_warning(predictor, image, page),
     )
 
 
-def _warning(predictor: Predictor, image: OpenImage, page: int) -> str:
+def page_warning(predictor: Predictor, image: OpenImage, page: int) -> str:
+    """Return a sentence where the intensities of a page do not fit the network, see `intensity_warning`."""
     sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
     name = f"{image.path}, page {page}" if image.pages > 1 else f"{image.path}"
     return intensity_warning(predictor.folds[0].normalisation, name, sample)

@@ -1,4 +1,4 @@
-"""Images to segment: small files are read whole; of large TIFFs a band of rows at a time is in memory."""
+"""Images to segment: small files are read whole; of large TIFFs and OME-Zarr only the rectangles that are asked for."""
 
 import contextlib
 import math
@@ -16,6 +16,9 @@ from fbunet_jax.data.pixels import drop_opaque_alpha, intensities
 from fbunet_jax.data.readers import IMAGE_SUFFIXES, open_tiff, read_image
 from fbunet_jax.data.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
 from fbunet_jax.errors import DataError
+from fbunet_jax.inference.axes import Axis
+from fbunet_jax.inference.tiff_regions import TiffRegions
+from fbunet_jax.inference.zarr_input import is_zarr, open_zarr
 
 WHOLE_VALUES = 2**26
 """TIFFs with more values than this are not read at once."""
@@ -24,33 +27,53 @@ Rows = Callable[[int, int], NDArray]
 """The rows from first to last (exclusive) of one page, `[rows, W, C]` as stored."""
 
 
+Read = Callable[[int, slice, slice], NDArray]
+"""A rectangle of a page: page, rows and columns give `[h, w, C]` as stored."""
+
+
 @dataclass(frozen=True)
 class OpenImage:
     """One file of one or more pages.
 
     Attributes:
       path: of the file.
-      pages: number of pages.
-      height: in pixels.
-      width: in pixels.
+      axes: of the pages, in the order in which they are counted, then y and x.
       channels: number of channels.
-      read: ``read(page, first, last)`` gives rows `[rows, W, C]` in the stored type.
-      stacked: whether the file has a page axis.
+      read: gives a rectangle of a page.
+      dtype: of the stored values.
       resolution: what a TIFF says of the size of a pixel, as arguments of `tifffile.imwrite`.
     """
 
     path: Path
-    pages: int
-    height: int
-    width: int
+    axes: tuple[Axis, ...]
     channels: int
-    read: Callable[[int, int, int], NDArray]
-    stacked: bool = False
+    read: Read
+    dtype: np.dtype
     resolution: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pages(self) -> int:
+        """Return the number of pages."""
+        return math.prod(axis.size for axis in self.axes[:-2])
+
+    @property
+    def height(self) -> int:
+        """Return the height in pixels."""
+        return self.axes[-2].size
+
+    @property
+    def width(self) -> int:
+        """Return the width in pixels."""
+        return self.axes[-1].size
+
+    @property
+    def stacked(self) -> bool:
+        """Say whether the file has a page axis."""
+        return len(self.axes) > 2
 
     def rows(self, page: int) -> Rows:
         """Return the reader of one page."""
-        return lambda first, last: self.read(page, first, last)
+        return lambda first, last: self.read(page, slice(first, last), slice(None))
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -62,13 +85,16 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in inputs:
-        if path.is_dir():
-            found = [each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES]
+        if is_zarr(path):
+            files.append(path)
+        elif path.is_dir():
+            found = [each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES or is_zarr(each)]
             found = sorted((each for each in found if each.name[0] != "."), key=lambda each: natural_key(each.name))
             if not found:
                 inner = next((each.name for each in sorted(path.iterdir()) if each.is_dir()), "")
                 hint = f" It has a folder {inner}; give {path / inner}." if inner else ""
-                raise DataError(f"{path} has no image: expected files of {', '.join(IMAGE_SUFFIXES)}.{hint}")
+                kinds = ", ".join((*IMAGE_SUFFIXES, ".zarr"))
+                raise DataError(f"{path} has no image: expected files of {kinds}.{hint}")
             files += found
         elif path.exists():
             files.append(path)
@@ -144,63 +170,76 @@ def _narrowed(array: NDArray) -> NDArray:
 
 
 @contextlib.contextmanager
-def open_image(path: Path, axes: str, scratch: Path) -> Iterator[OpenImage]:
+def open_image(path: Path, axes: str) -> Iterator[OpenImage]:
     """Open a file.
 
     Args:
-      path: TIFF, PNG or JPEG.
+      path: TIFF, PNG, JPEG, or the folder of an OME-Zarr image.
       axes: see `read_image`.
-      scratch: file for the decoded values of a large compressed TIFF; removed afterwards.
 
     Raises:
       DataError: the file cannot be used, see `read_image`; for values that are not finite and pixels that are not
         opaque in a large file only when they are read.
     """
-    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
-        yield _whole(path, read_image(path, axes), stacked=False)
+    if is_zarr(path):
+        yield OpenImage(path, *open_zarr(path))
         return
-    try:
-        with open_tiff(path, axes) as (series, order):
-            stacked, resolution = any(axis in PAGE_AXES for axis in order), _resolution(series.keyframe)
-            large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
-            if large:
-                image = _large(path, series, order, scratch)
-        if not large:
-            image = _whole(path, read_image(path, axes), stacked)
-        yield OpenImage(**{**vars(image), "stacked": stacked, "resolution": resolution})
-    finally:
-        scratch.unlink(missing_ok=True)
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        yield _whole(path, read_image(path, axes), ())
+        return
+    with open_tiff(path, axes) as (series, order):
+        resolution = _resolution(series.keyframe)
+        pages = _page_axes(order, series.shape)
+        large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
+        if large:
+            image = _large(path, series, order, (pages, resolution))
+    yield image if large else _whole(path, read_image(path, axes), pages, resolution)
 
 
-def _whole(path: Path, array: NDArray, stacked: bool) -> OpenImage:
-    pages, height, width, channels = array.shape
-    return OpenImage(path, pages, height, width, channels, lambda page, a, b: array[page, a:b], stacked)
+def _whole(path: Path, array: NDArray, pages: tuple[Axis, ...], resolution: dict[str, Any] | None = None) -> OpenImage:
+    axes = (*pages, *_plane_axes(array.shape[1], array.shape[2], resolution or {}))
+
+    def read(page: int, rows: slice, columns: slice) -> NDArray:
+        return array[page, rows, columns]
+
+    return OpenImage(path, axes, array.shape[-1], read, array.dtype, resolution or {})
 
 
-def _large(path: Path, series: tifffile.TiffPageSeries, order: str, scratch: Path) -> OpenImage:
-    """Map the values of a file into memory, which the system then reads where and when they are used."""
-    direct = series.dataoffset is not None and series.keyframe.is_memmappable
-    mapped: Any = series.asarray(out="memmap" if direct else str(scratch))
-    where = {"dtype": mapped.dtype, "shape": mapped.shape, "offset": mapped.offset}
-    file, alpha = (path if direct else scratch), has_alpha(series)
-    mapped.flush()
-    del mapped
-    in_page = [axis for axis in order if axis not in PAGE_AXES]
+def _large(
+    path: Path, series: tifffile.TiffPageSeries, order: str, found: tuple[tuple[Axis, ...], dict[str, Any]]
+) -> OpenImage:
+    """Read rectangles where and when they are used."""
+    pages, resolution = found
+    regions, alpha = TiffRegions(path, series, order), has_alpha(series)
+    in_page = "".join(axis for axis in order if axis not in PAGE_AXES)
     sizes = dict(zip(order, series.shape, strict=True))
-    page_shape = [sizes[axis] for axis in order if axis in PAGE_AXES]
-
-    def read(page: int, first: int, last: int) -> NDArray:
-        # mapped anew each time: what has been read does not stay in memory
-        array: NDArray = np.memmap(file, mode="r", **where)
-        place = iter(np.unravel_index(page, page_shape) if page_shape else ())
-        array = array[tuple(next(place) if axis in PAGE_AXES else slice(None) for axis in order)]
-        cut = tuple(slice(first, last) if axis == "Y" else slice(None) for axis in in_page)
-        rows = np.array(array[cut], dtype=array.dtype.newbyteorder("="))
-        rows = arrange(rows, "".join(in_page))
-        return intensities(path, drop_opaque_alpha(path, rows) if alpha else rows)[0]
-
     channels = math.prod(sizes[axis] for axis in in_page if axis in CHANNEL_AXES) - alpha
-    return OpenImage(path, math.prod(page_shape), sizes["Y"], sizes["X"], channels, read)
+
+    def read(page: int, rows: slice, columns: slice) -> NDArray:
+        values = arrange(regions.read(page, rows, columns), in_page)
+        return intensities(path, drop_opaque_alpha(path, values) if alpha else values)[0]
+
+    axes = (*pages, *_plane_axes(sizes["Y"], sizes["X"], resolution))
+    dtype = intensities(path, np.empty(0, series.dtype.newbyteorder("="))).dtype
+    return OpenImage(path, axes, channels, read, dtype, resolution)
+
+
+def _page_axes(order: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Return the axes of the pages: t and z, or one z where OME-Zarr has no name for them."""
+    letters = [(axis, size) for axis, size in zip(order, shape, strict=True) if axis in PAGE_AXES]
+    names = ["t" if axis == "T" else "z" for axis, _ in letters]
+    if len(set(names)) < len(names):
+        return (Axis("z", math.prod(size for _, size in letters)),)
+    return tuple(Axis(name, size) for name, (_, size) in zip(names, letters, strict=True))
+
+
+def _plane_axes(height: int, width: int, resolution: dict[str, Any]) -> tuple[Axis, Axis]:
+    """Return y and x, in micrometres where a TIFF tells the pixels in a centimetre or an inch."""
+    micrometres = {2: 25400.0, 3: 10000.0}.get(resolution.get("resolutionunit", 1))
+    if micrometres is None:
+        return Axis("y", height), Axis("x", width)
+    across, down = (micrometres * part[1] / part[0] for part in resolution["resolution"])
+    return Axis("y", height, down, unit="micrometer"), Axis("x", width, across, unit="micrometer")
 
 
 def _resolution(page: tifffile.TiffPage) -> dict[str, Any]:

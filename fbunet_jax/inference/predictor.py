@@ -74,6 +74,21 @@ class Band:
     entropy: NDArray[np.float32]
     disagreement: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, first: int, values: NDArray[np.float32]) -> "Band":
+        """Return a band of the blended values `[rows, W, K + 1]` of `Ensemble`."""
+        probabilities, information = values[..., :-1], values[..., -1]
+        classes = probabilities.shape[-1]
+        positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
+        entropy = -(probabilities * np.log(positive)).sum(axis=-1) / np.log(np.float32(classes))
+        return cls(
+            first,
+            probabilities.argmax(axis=-1).astype(np.uint8),
+            probabilities,
+            np.clip(entropy, 0, 1),
+            np.clip(information / np.log(np.float32(classes)), 0, 1),
+        )
+
     def arrays(self) -> tuple[NDArray, ...]:
         """Return labels, probabilities, entropy and disagreement."""
         return self.labels, self.probabilities, self.entropy, self.disagreement
@@ -89,7 +104,7 @@ class Predictor:
         self.class_names = self.folds[0].class_names
         model = self.folds[0].model
         self.unit = 2 ** (len(model.widths) - 1)
-        self._ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else model.dtype)
+        self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else model.dtype)
 
     def predict(
         self,
@@ -158,16 +173,16 @@ class Predictor:
         blender = BandBlender(tiling, height, width, len(self.class_names) + 1)
         for (top, left), values in self._segmented(tiling, tiles, rows, (height, width)):
             for first, band in blender.add(top, left, values):
-                yield _band(first, band)
+                yield Band.of(first, band)
         for first, band in blender.finish():
-            yield _band(first, band)
+            yield Band.of(first, band)
 
     def _segmented(
         self, tiling: Tiling, tiles: Tiles, rows: Rows, size: tuple[int, int]
     ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
         """Yield top, left and weighted values `[T, T, K + 1]` of every tile, row by row."""
         batch = default_batch() if tiles.batch is None else tiles.batch
-        affines, weights = self._affines(rows, *size), tiling.weights()
+        affines, weights = self.affines(rows, *size), tiling.weights()
         source = _tiles(tiling, rows, *size)
         pending: collections.deque[tuple[list[tuple[int, int]], Array]] = collections.deque()
         while True:
@@ -176,7 +191,7 @@ class Predictor:
                 corners, pixels = zip(*chunk, strict=True)
                 # every batch has one shape, so that everything is compiled once
                 padded = np.stack([*pixels, *[pixels[-1]] * (batch - len(chunk))])
-                pending.append((list(corners), self._ensemble(padded, affines, weights, tta=tiles.tta)))
+                pending.append((list(corners), self.ensemble(padded, affines, weights, tta=tiles.tta)))
             if not pending:
                 return
             if len(pending) == _IN_FLIGHT or not chunk:
@@ -199,7 +214,7 @@ class Predictor:
         overlap = min(DEFAULT_OVERLAP, side // 2) // self.unit * self.unit if tiles.overlap is None else tiles.overlap
         return Tiling(side, overlap, self.unit)
 
-    def _affines(self, rows: Rows, height: int, width: int) -> list[Affine]:
+    def affines(self, rows: Rows, height: int, width: int) -> list[Affine]:
         """Return scale and shift of every fold; the percentiles of a large page are those of every n-th row."""
         if any(fold.normalisation.kind == "percentile" for fold in self.folds):
             sample = sample_rows(rows, height, width, _SAMPLE_PIXELS)
@@ -254,17 +269,3 @@ def _tiles(tiling: Tiling, rows: Rows, height: int, width: int) -> Iterator[tupl
         band = rows(first, last)[mirrored(top, side, height) - first]
         for left in tiling.origins(width):
             yield (top, left), band[:, mirrored(left, side, width)]
-
-
-def _band(first: int, values: NDArray[np.float32]) -> Band:
-    probabilities, information = values[..., :-1], values[..., -1]
-    classes = probabilities.shape[-1]
-    positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
-    entropy = -(probabilities * np.log(positive)).sum(axis=-1) / np.log(np.float32(classes))
-    return Band(
-        first,
-        probabilities.argmax(axis=-1).astype(np.uint8),
-        probabilities,
-        np.clip(entropy, 0, 1),
-        np.clip(information / np.log(np.float32(classes)), 0, 1),
-    )

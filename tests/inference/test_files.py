@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.inference.files import OutputFolder, _other_channels
+from fbunet_jax.inference.files import OutputFolder, other_channels
 from fbunet_jax.inference.outputs import beside
 
 
@@ -67,7 +67,7 @@ def test_the_pages_of_a_stack_never_have_the_name_of_another_image():
 
 
 def test_another_number_of_channels_is_explained():
-    tiff, png = (_other_channels(Path(name), 1, 3) for name in ("case_0000.tif", "a.png"))
+    tiff, png = (other_channels(Path(name), 1, 3) for name in ("case_0000.tif", "a.png"))
     assert "has 1 channel, but the network was trained with 3" in tiff
     assert "--axes" in tiff
     assert "(nnU-Net) have to be joined" in tiff
