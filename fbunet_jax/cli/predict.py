@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from fbunet_jax.errors import DataError
+from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fbunet_jax.inference.files import OutputFolder, PageSummary, Settings
@@ -29,7 +29,7 @@ class Arguments:
     run: Annotated[str, tyro.conf.Positional]
     """Run directory, such as runs/quickstart/feedback-convlstm."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Images (TIFF, PNG, JPEG; one or many pages), or folders of images."""
+    """Images (TIFF, PNG, JPEG, OME-Zarr; one or many pages), or folders of images."""
     out: str
     """Folder for the results; created."""
     fold: int | None = None
@@ -52,6 +52,14 @@ class Arguments:
     """Also write maps of the uncertainty, as 32-bit floating-point TIFFs."""
     overlays: bool = True
     """Write a picture of each image with its segmentation."""
+    format: Literal["tiff", "ome-zarr"] | None = None
+    """Files of the results; OME-Zarr is written chunk by chunk, without overlays and tables, and the same command goes
+    on after an interruption. If not given, ome-zarr where an image is one, and tiff otherwise."""
+    chunk: int | None = None
+    """Side of the chunks of OME-Zarr in pixels; 1024 if not given."""
+    shard: str = ""
+    """Compute one part of the chunks of OME-Zarr, such as 1/4 for the first of four processes; by default all of them,
+    or this process's part where several run together."""
     overwrite: bool = False
     """Replace results that --out holds already."""
     debug: bool = False
@@ -69,9 +77,13 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.inference.files import OutputFolder, Settings
     from fbunet_jax.inference.images import find_images
     from fbunet_jax.inference.predictor import Tiles, load
+    from fbunet_jax.inference.zarr_input import is_zarr
 
     check_axes(arguments.axes)
     files = find_images([Path(image) for image in arguments.images])
+    chunked = arguments.format == "ome-zarr" or (not arguments.format and any(map(is_zarr, files)))
+    if not chunked and (arguments.shard or arguments.chunk is not None):
+        raise ConfigError("--shard and --chunk belong to OME-Zarr: add --format ome-zarr, or leave them out.")
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
     predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
     tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
@@ -79,6 +91,12 @@ def command(options: Sequence[str], prog: str) -> int:
     steps = {str(fold.fold): fold.step for fold in predictor.folds}
     made_with = {"run": str(Path(arguments.run).resolve()), "checkpoints": steps, "class_names": predictor.class_names}
     made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
+    if chunked:
+        from fbunet_jax.cli.predict_chunks import Request, predict_chunks
+
+        request = Request(arguments.shard, arguments.chunk, arguments.overwrite, made_with)
+        return predict_chunks(predictor, files, folder, settings, request)
+    made_with |= {"format": "tiff"}
     folder.begin(made_with, files, overwrite=arguments.overwrite)
     folds = ", ".join(steps)
     print(

@@ -1,0 +1,104 @@
+"""What ``fbunet predict`` does when it writes OME-Zarr: its part of the chunks, those that are not there yet."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.inference.files import OutputFolder, Settings
+from fbunet_jax.inference.predictor import Predictor, default_batch
+from fbunet_jax.inference.volumes import DEFAULT_CHUNK, Shard, Volume, chunks_of, open_volumes, record_of
+
+SHOWN_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+      shard: "I/N", or empty for the part of this process.
+      chunk: side of the chunks in pixels, or None for the default.
+      overwrite: whether earlier results are removed.
+      made_with: settings that are recorded.
+    """
+
+    shard: str
+    chunk: int | None
+    overwrite: bool
+    made_with: dict[str, Any]
+
+
+def predict_chunks(
+    predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, request: Request
+) -> int:
+    """Segment this shard's chunks that are not on disk; return the exit code."""
+    shard = Shard.parse(request.shard) if request.shard else Shard(jax.process_index() + 1, jax.process_count())
+    if request.overwrite and shard.count > 1:
+        raise ConfigError(
+            f"--overwrite would remove what the other shards of {folder.path} have written. Remove the folder before "
+            "the first of them starts, or choose another with --out."
+        )
+    chunk = DEFAULT_CHUNK if request.chunk is None else request.chunk
+    with open_volumes(predictor, files, folder, settings, chunk) as volumes:
+        made_with = {"format": "ome-zarr", "chunk": chunk, **request.made_with, "images": record_of(volumes)}
+        # overlays are not written, and the number of tiles at once must not change with the machine
+        del made_with["overlays"]
+        made_with["batch"] = settings.batch or default_batch()
+        folder.join(made_with, files, overwrite=request.overwrite)
+        for volume in volumes:
+            volume.create()
+        _segment(volumes, shard, folder)
+    return 0
+
+
+def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder) -> None:
+    mine = sum(1 for _ in chunks_of(volumes, shard))
+    total = sum(1 for _ in chunks_of(volumes, Shard()))
+    part = f" of {total}, shard {shard.index}/{shard.count}" if shard.count > 1 else ""
+    print(f"{_count(mine, 'chunk')}{part}; tiles of the settings in {folder.record}", flush=True)
+    warnings: list[str] = []
+    done = pixels = 0
+    started = time.monotonic()
+    layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+    try:
+        with tqdm(total=mine, bar_format=layout, disable=None, file=sys.stderr) as bar:
+            for volume, chunk in chunks_of(volumes, shard):
+                if not volume.is_written(chunk):
+                    warnings += filter(None, [volume.segment(chunk)])
+                    done, pixels = done + 1, pixels + chunk.pixels
+                    rate = pixels / 1e6 / (time.monotonic() - started)
+                    bar.set_postfix_str(f"{rate:.2f} megapixels/s", refresh=False)
+                bar.update()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{_count(done, 'chunk')} written; the same command goes on with the others") from None
+    finally:
+        for warning in warnings[:SHOWN_WARNINGS]:
+            print(f"Warning: {warning}")
+        if len(warnings) > SHOWN_WARNINGS:
+            print(f"Warning: the same holds for {_count(len(warnings) - SHOWN_WARNINGS, 'page')} more.")
+    seconds = time.monotonic() - started
+    if done:
+        print(
+            f"{_count(done, 'chunk')}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s "
+            f"({pixels / 1e6 / seconds:.2f} megapixels/s, compiling included)"
+        )
+    if done < mine:
+        print(f"{_count(mine - done, 'chunk')} had been written before.")
+    written = sum(volume.is_written(chunk) for volume, chunk in chunks_of(volumes, Shard()))
+    rest = "" if written == total else "; the other shards write the rest"
+    print(f"Written: {written} of {_count(total, 'chunk')}{rest}")
+    for volume in volumes:
+        print(f"  {volume.labels.path}  class index of each pixel")
+        for array, names in volume.maps.values():
+            print(f"  {array.path}  {', '.join(names)}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,181 @@
+"""Images of any size become OME-Zarr, chunk by chunk: in bounded memory, by several processes, with interruptions."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbunet_jax.errors import ConfigError, DataError
+from fbunet_jax.inference.files import OutputFolder, Settings, other_channels, page_warning
+from fbunet_jax.inference.images import OpenImage, name_of, open_image
+from fbunet_jax.inference.predictor import Band, Predictor, Tiles
+from fbunet_jax.inference.windows import PageWindows
+from fbunet_jax.inference.zarr_input import is_zarr
+from fbunet_jax.inference.zarr_output import ZarrImage, channel_metadata, label_metadata
+
+DEFAULT_CHUNK = 1024
+CHUNK_UNIT = 16
+"""A chunk's side is a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of the chunks that one process computes: `index` of `count`, counted from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Return what "1/4" says.
+
+        Raises:
+          ConfigError: it says something else.
+        """
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ConfigError(
+                f"--shard {text}: expected I/N with I from 1 to N, such as 1/4 for the first of four processes."
+            )
+        return cls(int(index), int(count))
+
+    def part(self, total: int) -> range:
+        """Return which of so many chunks are this shard's: neighbours, so that they can share tiles."""
+        return range(total * (self.index - 1) // self.count, total * self.index // self.count)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of a page of the output: its place in the grid of chunks, and its pixels."""
+
+    page: int
+    row: int
+    column: int
+    rows: range
+    columns: range
+
+    @property
+    def pixels(self) -> int:
+        """Return the number of pixels."""
+        return len(self.rows) * len(self.columns)
+
+
+class Volume:
+    """An input and the arrays that its segmentation is written into."""
+
+    def __init__(
+        self, image: OpenImage, predictor: Predictor, folder: OutputFolder, settings: Settings, chunk: int
+    ) -> None:
+        """Describe the outputs; nothing is created yet.
+
+        Raises:
+          DataError: the channels are not those of the network.
+        """
+        if image.channels != predictor.channels:
+            raise DataError(other_channels(image.path, image.channels, predictor.channels))
+        self.image, self._predictor, self._chunk = image, predictor, chunk
+        self._tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
+        name = f"{name_of(image.path)}.ome.zarr"
+        self.labels = ZarrImage(folder.path / "labels" / name, image.axes, np.uint8, chunk)
+        self.maps: dict[str, tuple[ZarrImage, list[str]]] = {}
+        kinds: list[tuple[str, bool, list[str], Any]] = [
+            ("probabilities", settings.probabilities, list(predictor.class_names), np.float16),
+            ("uncertainty", settings.uncertainty, ["entropy", "disagreement"][: len(predictor.folds)], np.float32),
+        ]
+        for kind, wanted, names, dtype in kinds:
+            if wanted:
+                array = ZarrImage(folder.path / kind / name, image.axes, dtype, chunk, len(names))
+                self.maps[kind] = array, names
+        self._windows: tuple[int, PageWindows] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Return the number of pages, and of rows and columns of chunks in each."""
+        image = self.image
+        return image.pages, -(-image.height // self._chunk), -(-image.width // self._chunk)
+
+    def create(self) -> None:
+        """Create the arrays, or open them if they are there."""
+        here, source = self.labels.path, ""
+        if is_zarr(self.image.path):  # viewers open it together with the labels
+            source = os.path.relpath(self.image.path.resolve(), here.resolve())
+        self.labels.create(label_metadata(self._predictor.class_names, source))
+        for array, names in self.maps.values():
+            array.create(channel_metadata(names))
+
+    def chunk(self, number: int) -> Chunk:
+        """Return a chunk by its number, which counts columns first, then rows, then pages."""
+        page, row, column = (int(at) for at in np.unravel_index(number, self.grid))
+        rows = range(row * self._chunk, min((row + 1) * self._chunk, self.image.height))
+        columns = range(column * self._chunk, min((column + 1) * self._chunk, self.image.width))
+        return Chunk(page, row, column, rows, columns)
+
+    def is_written(self, chunk: Chunk) -> bool:
+        """Say whether a chunk is on disk, in every array."""
+        return self.labels.is_written(chunk.page, chunk.row, chunk.column)
+
+    def segment(self, chunk: Chunk) -> str:
+        """Compute and write a chunk; return a warning if it is the first of its page and the intensities are foreign.
+
+        Raises:
+          DataError: the input cannot be read.
+          RunError: the chunk cannot be written.
+        """
+        warning = ""
+        if self._windows is None or self._windows[0] != chunk.page:
+            warning = page_warning(self._predictor, self.image, chunk.page)
+            self._windows = chunk.page, PageWindows(self._predictor, self.image, chunk.page, self._tiles)
+        self._write(chunk, self._windows[1].segment(chunk.rows, chunk.columns))
+        return warning
+
+    def _write(self, chunk: Chunk, band: Band) -> None:
+        values = {"probabilities": band.probabilities, "uncertainty": np.stack(band.arrays()[2:], axis=-1)}
+        place = chunk.page, chunk.rows, chunk.columns
+        for kind, (array, names) in self.maps.items():
+            array.write(*place, values[kind][..., : len(names)])
+        # last: it stands for all
+        self.labels.write(*place, band.labels)
+
+
+@contextlib.contextmanager
+def open_volumes(
+    predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, chunk: int
+) -> Iterator[list[Volume]]:
+    """Open the inputs and describe their outputs.
+
+    Raises:
+      ConfigError: the chunk's side does not fit.
+      DataError: an input cannot be used.
+    """
+    if chunk < CHUNK_UNIT or chunk % CHUNK_UNIT:
+        raise ConfigError(
+            f"--chunk {chunk}: expected a multiple of {CHUNK_UNIT}, at least {CHUNK_UNIT}, such as {DEFAULT_CHUNK}."
+        )
+    with contextlib.ExitStack() as stack:
+        images = [stack.enter_context(open_image(file, settings.axes)) for file in files]
+        yield [Volume(image, predictor, folder, settings, chunk) for image in images]
+
+
+def chunks_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, Chunk]]:
+    """Yield the chunks of a shard, of all volumes together."""
+    counts = [int(np.prod(volume.grid)) for volume in volumes]
+    mine, first = shard.part(sum(counts)), 0
+    for volume, count in zip(volumes, counts, strict=True):
+        for number in range(max(mine.start - first, 0), min(mine.stop - first, count)):
+            yield volume, volume.chunk(number)
+        first += count
+
+
+def record_of(volumes: Sequence[Volume]) -> dict[str, Any]:
+    """Return what prediction.json says of the inputs."""
+    return {
+        str(volume.image.path.resolve()): {
+            "shape": [axis.size for axis in volume.image.axes],
+            "dtype": str(volume.image.dtype),
+        }
+        for volume in volumes
+    }
