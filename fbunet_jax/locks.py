@@ -63,6 +63,23 @@ def fold_lock(fold: FoldDirectory) -> Iterator[Callable[[], None]]:
                 fold.lock.unlink(missing_ok=True)
 
 
+def is_held(fold: FoldDirectory) -> bool:
+    """Say whether a process trains a fold now; the lock of one that has died does not count.
+
+    Raises:
+      RunError: the lock cannot be read.
+    """
+    if not fold.lock.exists():
+        return False
+    try:
+        with fold_lock(fold):
+            return False
+    except RunError:
+        if fold.lock.exists():
+            return True
+        raise
+
+
 def _my_name() -> str:
     return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "system": _system()})
 

@@ -1,10 +1,10 @@
 """The run directory: names, format version; the only file that knows what lies where in a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
 from fbunet_jax.errors import RunError
@@ -106,6 +106,28 @@ class DatasetDescription(TypedDict):
     class_names: list[str]
     channels: int
     fingerprint: str
+
+
+class Place(NamedTuple):
+    """One training among others: where in a table of methods, folds and seeds it stands."""
+
+    method: str
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        """Return it as it is typed on the command line."""
+        return f"{self.method}:{self.fold}:{self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """Name of files about it, without the suffix."""
+        return f"{self.method}-fold{self.fold}-seed{self.seed}"
+
+
+def all_places(methods: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[Place]:
+    """Return every training, those of one fold together, so that methods can be compared early."""
+    return [Place(method, fold, seed) for seed in seeds for fold in folds for method in methods]
 
 
 def _evaluation_name(split: str) -> str:

@@ -21,6 +21,7 @@ ORDER = [
     "reproduction",
     "dry_run",
     "doctor",
+    "jobs",
     "cli",
 ]
 """The rooms from above to below: a module imports from its own room and from those above it."""

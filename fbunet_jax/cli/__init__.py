@@ -21,7 +21,19 @@ EXIT_INTERNAL_ERROR = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-COMMANDS = ("download", "init", "check", "train", "evaluate", "predict", "report", "compare", "reproduce", "doctor")
+COMMANDS = (
+    "download",
+    "init",
+    "check",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "compare",
+    "reproduce",
+    "sweep",
+    "doctor",
+)
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fbunet_jax.cli.options import given_config
+from fbunet_jax.cli.options import given_config, parse_several_folds
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.reproduction.tables import TABLES
@@ -57,7 +57,7 @@ def command(options: Sequence[str], prog: str) -> int:
     if arguments.minutes is not None and not arguments.minutes >= 0:
         raise ConfigError(f"--minutes {arguments.minutes}: expected a number of at least 0.")
     out = Path(arguments.out or f"reproduce/table-{table.number}").expanduser()
-    folds = _folds(arguments.folds, config.data.folds)
+    folds = parse_several_folds(arguments.folds, config.data.folds, "--folds")
     seeds = range(config.seed, config.seed + arguments.seeds)
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.reproduction import pages, reproduce
@@ -94,12 +94,3 @@ def _given_table(options: Sequence[str]) -> int:
     parser.add_argument("--table", nargs="?")
     text = parser.parse_known_args(list(options))[0].table
     return next((number for number in TABLES if str(number) == text), 1)
-
-
-def _folds(words: Sequence[str], count: int) -> list[int]:
-    """Return the folds that --folds names, in order and each once."""
-    if list(words) == ["all"]:
-        return list(range(count))
-    if not words or any(not word.isdecimal() or int(word) >= count for word in words):
-        raise ConfigError(f"--folds {' '.join(words)}: expected all, or numbers from 0 to {count - 1}.")
-    return sorted(set(map(int, words)))

@@ -109,7 +109,7 @@ def examine() -> Machine:
     driver, gpus = _nvidia()
     memory, available = _memory()
     here = os.getcwd()  # noqa: PTH109 (the same, but as text)
-    devices = _ask("devices", DEVICES_SECONDS)
+    devices = examine_devices()
     return Machine(
         python=platform.python_version(),
         interpreter=sys.executable,
@@ -216,12 +216,22 @@ def _writable(folder: str) -> bool:
     return False
 
 
-def _ask(question: str, seconds: float) -> Answer:
-    """Ask a process of `probe`, in which whatever is broken may break."""
+def examine_devices() -> Answer:
+    """Ask JAX in a process of its own, so that this one starts no device and takes none of its memory."""
+    return _ask("devices", DEVICES_SECONDS)
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment in which ``python -P`` of another process finds this package."""
     environment = dict(os.environ)
     # a checkout need not be installed; what lies in the working directory must not be imported in place of a package
     paths = [str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _ask(question: str, seconds: float) -> Answer:
+    """Ask a process of `probe`, in which whatever is broken may break."""
+    environment = child_environment()
     # another process may hold most of the GPU's memory
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     command = [sys.executable, "-P", "-m", "fbunet_jax.doctor.probe", question]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -19,6 +19,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, fold_entry
 from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.origin import Process
+from fbunet_jax.runs import Place
 from fbunet_jax.training.trained import TrainedFold
 
 FORMAT = 1
@@ -26,23 +27,6 @@ FORMAT = 1
 
 # They change no number, or are in every cell of a table another one.
 _NOT_COMPARED = {"model.rematerialise", "training.previews", "training.preview_every", "training.save_minutes"}
-
-
-class Place(NamedTuple):
-    """Where in a table a cell stands."""
-
-    method: str
-    fold: int
-    seed: int
-
-    def __str__(self) -> str:
-        """Return it as it is typed on the command line."""
-        return f"{self.method}:{self.fold}:{self.seed}"
-
-    @property
-    def stem(self) -> str:
-        """Name of the cell's files, without the suffix."""
-        return f"{self.method}-fold{self.fold}-seed{self.seed}"
 
 
 class DataDescription(TypedDict):

@@ -17,12 +17,11 @@ from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, RunError, did_you_mean
 from fbunet_jax.evaluation.crossval import Entry, evaluate
 from fbunet_jax.files import read_json, write_atomically
-from fbunet_jax.locks import fold_lock
+from fbunet_jax.locks import is_held
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.reproduction.cells import (
     FORMAT,
     Cell,
-    Place,
     first_difference,
     place_of,
     read_cells,
@@ -32,7 +31,7 @@ from fbunet_jax.reproduction.cells import (
 )
 from fbunet_jax.reproduction.origin import Process, is_like, this_process, today
 from fbunet_jax.reproduction.tables import PaperTable
-from fbunet_jax.runs import FoldDirectory, Run
+from fbunet_jax.runs import FoldDirectory, Place, Run, all_places
 from fbunet_jax.training.interruption import Interruption, StopAtOnce
 from fbunet_jax.training.logs import duration, read_records
 from fbunet_jax.training.loop import FoldResult, train_fold
@@ -89,7 +88,7 @@ def select_places(
       ConfigError: one of `only` names no cell.
     """
     methods = [row.method for row in table.rows]
-    places = [Place(method, fold, seed) for seed in seeds for fold in folds for method in methods]
+    places = all_places(methods, folds, seeds)
     kept: set[Place] = set()
     for text in only:
         words = text.split(":")
@@ -147,7 +146,7 @@ def reproduce(
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        if _is_busy(folder.fold(place)):
+        if is_held(folder.fold(place)):
             tell(f"{place} is being trained by another process.")
             continue
         needed = _seconds_needed(place, cells.values(), process["devices"])
@@ -261,19 +260,6 @@ def _time_limit(seconds: float) -> Iterator[tuple[Interruption, threading.Event]
         yield interruption, is_over
     finally:
         timer.cancel()
-
-
-def _is_busy(directory: FoldDirectory) -> bool:
-    """Say whether another process trains a fold now; the lock of one that has died does not count."""
-    if not directory.lock.exists():
-        return False
-    try:
-        with fold_lock(directory):
-            return False
-    except RunError:
-        if directory.lock.exists():
-            return True
-        raise
 
 
 def _note_process(path: Path, process: Process) -> list[Process]:

@@ -1,0 +1,48 @@
+"""``fbunet sweep``: many trainings at once, one a device of this machine."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_base
+from fbunet_jax.errors import RunError
+
+
+@dataclass(frozen=True)
+class Arguments(TrainingArguments):
+    """Train methods and folds at the same time, one a device. The same command again goes on."""
+
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many at the same time: at most one a GPU or TPU chip, which is the default; on a CPU, into how many shares
+    its cores are divided, 1 by default."""
+
+
+def command(options: Sequence[str], prog: str) -> int:
+    """Train methods and folds at the same time, and tell what became of each."""
+    base = given_base(options)
+    arguments = tyro.cli(Arguments, args=options, default=Arguments(settings=base), prog=prog)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for fbunet train
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # the trainings have sessions of their own, and would go on unseen when the terminal is closed
+        signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+    trainings = check_trainings(arguments, base)
+    # after parsing, so that --help does not wait for JAX
+    from fbunet_jax.jobs.devices import find_devices
+    from fbunet_jax.jobs.progress import Board
+    from fbunet_jax.jobs.sweep import Sweep, count_states, outcome_table
+    from fbunet_jax.training.logs import default_stream
+
+    epochs = trainings.config.training.epochs
+    sweep = Sweep(trainings, find_devices(arguments.workers), Board(default_stream(), epochs))
+    interrupted = sweep.run()
+    print(outcome_table(sweep.outcomes, epochs))
+    counts = ", ".join(f"{count} {state}" for state, count in count_states(sweep.outcomes).items())
+    if interrupted:
+        raise KeyboardInterrupt(f"{counts}. The same command goes on")
+    if failed := [str(outcome.place) for outcome in sweep.outcomes if outcome.state == "failed"]:
+        raise RunError(f"{', '.join(failed)} failed, for the reasons above. The same command tries them again.")
+    return 0
