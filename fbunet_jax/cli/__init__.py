@@ -32,6 +32,7 @@ COMMANDS = (
     "compare",
     "reproduce",
     "sweep",
+    "jobs",
     "doctor",
 )
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""

@@ -57,6 +57,12 @@ class Trainings:
         own = ["--method", place.method, "--fold", str(place.fold), "--seed", str(place.seed)]
         return [*own, "--out", str(self.run(place).path), *self.shared_options()]
 
+    def sweep_options(self) -> list[str]:
+        """Return the options of ``fbunet sweep`` for all of the trainings."""
+        methods, folds, seeds = (dict.fromkeys(column) for column in zip(*self.places, strict=True))
+        own = ["--methods", *methods, "--fold", *map(str, folds), "--seed", str(min(seeds)), "--seeds", str(len(seeds))]
+        return [*own, "--out", str(self.folder), *self.shared_options()]
+
 
 def setting_options(config: Config, base: Config) -> list[str]:
     """Return the options that make `config` of `base`; method and seed are left out."""
