@@ -1,0 +1,93 @@
+"""The job file of Slurm, in a real Slurm of one node: requeued, warned, cancelled, and submitted again."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from fbunet_jax.cli import main
+from fbunet_jax.runs import Run
+from tests.jobs.loopback_slurm import PROGRAMS, find, loopback_slurm, until
+
+EPOCHS = 120
+OPTIONS = [
+    *("--data.synthetic-images", "6", "--data.synthetic-size", "64", "--data.crop", "32", "--data.folds", "3"),
+    *("--model.widths", "2", "3", "--training.batch-size", "4", "--training.previews", "0", "--method", "unet"),
+    *("--training.epochs", str(EPOCHS), "--training.validate-every", "4"),
+    *("--slurm.gpus", "0", "--slurm.cpus", "1", "--slurm.memory", "600M", "--slurm.time", "10"),
+]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """Return a function that gives a command to Slurm and returns what it says."""
+    if missing := [name for name in PROGRAMS if not find(name)]:
+        pytest.skip(f"Slurm is not installed: there is no {', '.join(missing)}")
+    with loopback_slurm() as folder:
+        environment = os.environ | {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+
+        def call(name, *options):
+            command = [find(name), *map(str, options)]
+            return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+        yield call
+
+
+class Array:
+    """A submitted job file."""
+
+    def __init__(self, slurm, file, folder):
+        self.slurm, self.folder = slurm, folder
+        self.job = slurm("sbatch", "--parsable", file).strip()
+
+    def state(self, fold):
+        return re.search(r"JobState=(\w+)", self.slurm("scontrol", "show", "job", f"{self.job}_{fold}"))[1]
+
+    def log(self, fold):
+        return (self.folder / f"fbunet-quickstart-{self.job}_{fold}.log").read_text()
+
+    def wait_for(self, fold, state):
+        until(lambda: self.state(fold) == state, 240, f"{state} of fold {fold}")
+
+
+@pytest.mark.long
+def test_jobs_that_are_requeued_warned_cancelled_and_submitted_again_all_finish(slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["jobs", "slurm", *OPTIONS]) == 0
+    file, run = tmp_path / "fbunet-quickstart.sbatch", Run(tmp_path / "runs" / "quickstart" / "unet")
+    array = Array(slurm, file, tmp_path)
+    disturbances = {
+        0: lambda job: slurm("scontrol", "requeue", job),  # as a preemption with PreemptMode=REQUEUE
+        1: lambda job: slurm("scancel", "--batch", "--signal=TERM", job),  # as --signal=B:TERM before the time limit
+        2: lambda job: slurm("scancel", job),
+    }
+    for fold, disturb in disturbances.items():
+        metrics = run.fold(fold).metrics
+        until(lambda metrics=metrics: metrics.exists() and '"validation"' in metrics.read_text(), 240, "a validation")
+        disturb(f"{array.job}_{fold}")
+    saved = {}
+    array.wait_for(2, "CANCELLED")
+    for fold in (0, 1):
+        array.wait_for(fold, "COMPLETED")
+        log = array.log(fold)
+        saved[fold] = int(re.search(r"Interrupted: step (\d+) of \d+ is saved", log)[1])
+        assert f"goes on at step {saved[fold]}:" in log
+        assert f"Fold {fold} is finished" in log
+        assert ("The job is queued again" in log) == (fold == 1)
+        assert "Restarts=1" in slurm("scontrol", "show", "job", f"{array.job}_{fold}")
+        records = [json.loads(line) for line in run.fold(fold).metrics.read_text().splitlines()]
+        assert [record["epoch"] for record in records if record["kind"] == "train"] == list(range(1, EPOCHS + 1))
+    # who cancels a job does not want it back
+    assert array.state(2) == "CANCELLED"
+    saved[2] = int(re.search(r"Interrupted: step (\d+) of \d+ is saved", array.log(2))[1])
+    again = Array(slurm, file, tmp_path)
+    for fold in range(3):
+        again.wait_for(fold, "COMPLETED")
+    assert all("was finished already" in again.log(fold) for fold in (0, 1))
+    assert f"goes on at step {saved[2]}:" in again.log(2)
