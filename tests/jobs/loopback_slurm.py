@@ -2,8 +2,8 @@
 
     python tests/jobs/loopback_slurm.py
 
-starts one, says how to reach it, and stops it at Ctrl-C. It needs Debian's packages slurmctld, slurmd, slurm-client and
-munge, or the same programs from elsewhere; and neither root nor cgroups, systemd or a database.
+starts one, says how to reach it, and stops it at Ctrl-C or SIGTERM. It needs Debian's packages slurmctld, slurmd,
+slurm-client and munge, or the same programs from elsewhere, but no cgroups, systemd or database.
 """
 
 import contextlib
@@ -108,6 +108,8 @@ def loopback_slurm():
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in the background of a script, where Ctrl-C is ignored
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), loopback_slurm() as place:
         print(f"export SLURM_CONF={place}/slurm.conf", flush=True)
         signal.pause()

@@ -1,13 +1,15 @@
 """A stand-in for the training command that is quick and does what a test wants of each fold.
 
-The environment variable STAND_IN is a JSON table of folds and deeds: "finish"; "fail"; "save", for which the
-process that started it is interrupted, and which then saves; "insist", which only the second interruption ends.
+The environment variable STAND_IN is a JSON table of folds and deeds: "finish"; "meet", which finishes as soon as
+another one that meets runs at the same time; "fail"; "save", for which the process that started it is interrupted, and
+which then saves; "insist", which only the second interruption ends.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 
@@ -43,6 +45,11 @@ try:
     signal.signal(signal.SIGTERM, saved)
     record("train", 1)
     record("validation", 1, mean_iou=0.25 + 0.1 * int(option("--fold")))
+    if deed == "meet":
+        (folder.parent.parent / f"met-{folder.name}").touch()
+        signal.alarm(20)
+        while len(list(folder.parent.parent.glob("met-*"))) < 2:
+            time.sleep(0.01)
     if deed == "fail":
         print("one\ntwo\nthree\n\nfour", file=sys.stderr)
         sys.exit(2)

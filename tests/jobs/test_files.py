@@ -143,7 +143,9 @@ def test_the_job_of_kubernetes_is_valid_and_says_what_was_asked_for(here):
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 5, 3)
-    assert spec["podFailurePolicy"]["rules"][0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert spec["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
     assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 90)
     assert container["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": 1}
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/work", "/data"}

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -32,13 +33,20 @@ def command(tmp_path, *options):
 
 
 def test_every_training_gets_a_device_to_itself_and_the_next_one_starts_when_one_ends(tmp_path, stand_in):
-    stand_in(*["finish"] * 5)
-    sweep, stream = sweep_of(tmp_path, ("unet", "ru-net"), range(5))
+    stand_in("meet", "meet", *["finish"] * 5)
+    sweep, stream = sweep_of(tmp_path, folds=range(7))
     assert not sweep.run()
-    assert [outcome.state for outcome in sweep.outcomes] == ["finished"] * 10
     # the stand-in fails if its device is taken
-    assert {f"on {name}:" in stream.getvalue() for name in ("0", "1")} == {True}
-    assert [round(outcome.progress.best, 2) for outcome in sweep.outcomes[:4]] == [0.25, 0.25, 0.35, 0.35]
+    assert [outcome.state for outcome in sweep.outcomes] == ["finished"] * 7
+    taken = {}
+    for line in stream.getvalue().splitlines():
+        if start := re.match(r"(\S+) on (\d):", line):
+            assert start[2] not in taken.values()
+            taken[start[1]] = start[2]
+        elif end := re.match(r"(\S+) is finished", line):
+            del taken[end[1]]
+    assert taken == {}
+    assert [round(outcome.progress.best, 2) for outcome in sweep.outcomes[:2]] == [0.25, 0.35]
     assert "unet:1:0 is finished: best validation IoU 35.0 %" in stream.getvalue()
 
 
