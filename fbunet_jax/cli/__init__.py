@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from fbunet_jax.cli.compilation_cache import use_compilation_cache
+from fbunet_jax.cli.distributed import leaves_at_once
 from fbunet_jax.errors import ConfigError, UserError, did_you_mean
 from fbunet_jax.training.interruption import StopAtOnce
 
@@ -122,6 +123,8 @@ def _failed(message: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     with contextlib.suppress(OSError):  # the log may be what cannot be written
         print(message, file=sys.stderr, flush=True)
+    if leaves_at_once():  # JAX would wait for the other processes of a training when this one ends
+        os._exit(code)
     return code
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from fbunet_jax.cli.distributed import Distributed, joined
 from fbunet_jax.cli.options import given_config, parse_folds, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
@@ -35,6 +36,7 @@ class Arguments:
     """Try every part of this training in a temporary folder, then tell how long all of it will take, and exit."""
     debug: bool = False
     """Show the traceback of an error."""
+    distributed: Distributed = field(default_factory=Distributed)
     settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -53,12 +55,25 @@ def command(options: Sequence[str], prog: str) -> int:
     folds = parse_folds(arguments.fold, config.data.folds)
     if arguments.dry_run and arguments.seeds > 1:
         raise ConfigError("--dry-run rehearses one seed: leave --seeds out; the others take as long again.")
-    # after parsing, so that --help does not wait for JAX
-    from fbunet_jax.training.memory import reuse_host_memory
+    with joined(arguments.distributed):
+        # after parsing, so that --help does not wait for JAX
+        from fbunet_jax.training.memory import reuse_host_memory
+        from fbunet_jax.training.processes import are_many
 
-    reuse_host_memory()
-    if arguments.dry_run:
+        reuse_host_memory()
+        if not arguments.dry_run:
+            _train_folds(arguments, folds, prog)
+            return 0
+        if are_many():
+            raise ConfigError("--dry-run rehearses a training in one process: give it on one host.")
         return _rehearse(config, folds, out)
+
+
+def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
+    """Train every fold with every seed, and tell what came out, the spread between seeds too."""
+    from fbunet_jax.training.processes import is_first
+
+    config, out = arguments.settings, arguments.out or None
     configs = [replace(config, seed=config.seed + number) for number in range(arguments.seeds)]
     for fold in folds:
         scores = {}
@@ -66,24 +81,26 @@ def command(options: Sequence[str], prog: str) -> int:
             # beside the run of the first seed, as the default folders are
             place = f"{out.rstrip('/')}-seed{each.seed}" if out and each is not configs[0] else out
             scores[each.seed] = _train(each, fold, place, arguments.fresh, prog)
-        if len(scores) > 1:
+        if len(scores) > 1 and is_first():
             values = ", ".join(f"{score:.1f} (seed {seed})" for seed, score in scores.items())
             mean, deviation = statistics.mean(scores.values()), statistics.stdev(scores.values())
             print(
                 f"Fold {fold} with {len(scores)} seeds: best validation mean IoU {mean:.1f} % with standard deviation "
                 f"{deviation:.1f}: {values}."
             )
-    return 0
 
 
 def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
     """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
     from fbunet_jax.training.loop import train_fold
+    from fbunet_jax.training.processes import is_first
 
     result = train_fold(config, fold, out=out, fresh=fresh)
     state = "was finished already" if result.was_finished else "is finished"
     previews = f"  previews     {result.directory.previews}\n" if config.training.previews else ""
     score = 100 * result.best_mean_iou
+    if not is_first():
+        return score
     print(
         f"Fold {fold} {state}: best validation mean IoU {score:.1f} % at step {result.best_step} of {result.steps}.\n"
         f"  checkpoints  {result.directory.checkpoints}\n"

@@ -1,7 +1,8 @@
 """Checkpoints of one fold: the two latest and the best, and those in the middle of an epoch; only here is Orbax named.
 
 Every checkpoint is committed by one atomic rename, and sealed with the checksums of its files: it is whole or it is
-not used.
+not used. Where a training has several processes all of them save and restore, at the same time; the first one seals,
+commits, deletes, and says which checkpoint is meant.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import FoldDirectory
+from fbunet_jax.training import processes
 from fbunet_jax.training.interruption import StopAtOnce
+from fbunet_jax.training.parallel import global_arrays
 from fbunet_jax.training.seal import damage, seal
 from fbunet_jax.training.state import TrainState
 
@@ -75,12 +78,11 @@ class FoldCheckpoints:
             if folder.exists() and not folder.is_dir():
                 raise RunError(f"{folder} is a file: expected the folder of the fold's checkpoints. Move it away.")
         if not read_only:
-            shutil.rmtree(self._discarded, ignore_errors=True)
-            self._set_aside_broken()
+            processes.first(self._clear)
         with _readable(directory.checkpoints):
             self._scored = _SealedCheckpoints(directory.checkpoints, scored=True, read_only=read_only)
         self._unfinished: _SealedCheckpoints | None = None
-        if directory.unfinished.is_dir() and not read_only:
+        if not read_only and any(processes.from_first([directory.unfinished.is_dir()])):
             self._unfinished = _SealedCheckpoints(directory.unfinished)
 
     def save(self, state: TrainState, step: int, score: float) -> None:
@@ -90,7 +92,7 @@ class FoldCheckpoints:
           RunError: this one, or the one before it, could not be written; those before them are kept.
         """
         with _writable(self._directory):
-            self._scored.save(step, {STATE: ocp.args.StandardSave(state)}, {SCORE: score})
+            self._scored.save(step, {STATE: _state_to_save(state)}, {SCORE: score})
 
     def save_unfinished(self, state: TrainState, step: int, epoch: dict[str, Any]) -> None:
         """Save the state in the middle of an epoch in the background, with what the epoch has measured so far.
@@ -105,7 +107,7 @@ class FoldCheckpoints:
         """
         with _writable(self._directory):
             self._unfinished = self._unfinished or _SealedCheckpoints(self._directory.unfinished)
-            parts = {STATE: ocp.args.StandardSave(state), EPOCH: ocp.args.JsonSave(epoch)}
+            parts = {STATE: _state_to_save(state), EPOCH: ocp.args.JsonSave(epoch)}
             self._unfinished.save(step, parts)
 
     def wait(self) -> None:
@@ -123,8 +125,11 @@ class FoldCheckpoints:
         if self._unfinished:
             self._unfinished.close()
             self._unfinished = None
-            self._directory.unfinished.rename(self._discarded)
-            shutil.rmtree(self._discarded, ignore_errors=True)
+            processes.first(self._discard_unfinished)
+
+    def _discard_unfinished(self) -> None:
+        self._directory.unfinished.rename(self._discarded)
+        shutil.rmtree(self._discarded, ignore_errors=True)
 
     @property
     def _discarded(self) -> Path:
@@ -141,15 +146,15 @@ class FoldCheckpoints:
           RunError: it does not fit `like`.
         """
         self.wait()
-        scored = self._scored.manager.latest_step()
-        unfinished = self._unfinished.manager.latest_step() if self._unfinished else None
+        scored = self.latest_step()
+        unfinished = _step_of_first(self._unfinished) if self._unfinished else None
         if unfinished is not None and (scored is None or unfinished > scored):
             return self._restore_unfinished(unfinished, like)
         return None if scored is None else Resumption(self.restore(scored, like), scored, None)
 
     def latest_step(self) -> int | None:
         """Return the step of the latest checkpoint with a score, or None."""
-        return self._scored.manager.latest_step()
+        return _step_of_first(self._scored)
 
     def best_step(self) -> int | None:
         """Return the step of the best checkpoint, or None; waits for a save under way, whose score is unknown."""
@@ -185,6 +190,10 @@ class FoldCheckpoints:
         with _fitting(folder):
             restored = self._unfinished.manager.restore(step, args=parts)
         return Resumption(restored[STATE], step, restored[EPOCH])
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._discarded, ignore_errors=True)
+        self._set_aside_broken()
 
     def _set_aside_broken(self) -> None:
         folders = [
@@ -231,7 +240,8 @@ class FoldCheckpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; an error that is on its way is not replaced by one of closing."""
-        if isinstance(error, StopAtOnce):
+        # another process that ended would be waited for
+        if isinstance(error, StopAtOnce) or (error and processes.are_many()):
             return
         with contextlib.suppress(RunError) if error else contextlib.nullcontext():
             self.close()
@@ -275,11 +285,11 @@ class _SealedCheckpoints:
         self._delete()
 
     def _delete(self) -> None:
-        if not self._read_only:
+        if not self._read_only and processes.is_first():
             shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
 
     def _seal(self) -> None:
-        if jax.process_index() == 0:
+        if processes.is_first():
             for folder in self._folder.glob(f"{self._saving}.*"):  # its name until the rename
                 # Orbax adds the time of the commit to its metadata afterwards, and restores without them
                 seal(folder, leave_out={"_CHECKPOINT_METADATA"})
@@ -295,6 +305,17 @@ def _score(metrics: Any) -> float:
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"the score of one is {value!r}, where a number from 0 to 1 was expected")
     return float(value)
+
+
+def _step_of_first(checkpoints: _SealedCheckpoints) -> int | None:
+    """Return the latest step; a shared disk may show another process an older listing."""
+    step = checkpoints.manager.latest_step()
+    (step_of_first,) = processes.from_first([-1 if step is None else step])
+    return None if step_of_first < 0 else step_of_first
+
+
+def _state_to_save(state: TrainState) -> ocp.args.StandardSave:
+    return ocp.args.StandardSave(global_arrays(state))
 
 
 def _state_to_restore(like: TrainState) -> ocp.args.Composite:

@@ -83,6 +83,25 @@ class FoldLog:
         self._events.close()
 
 
+class SilentLog(FoldLog):
+    """The log of a process that is not the first: nothing is written, and nothing is told."""
+
+    def __init__(self) -> None:
+        pass
+
+    def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def progress(self, steps: int, text: str) -> None:
+        """Show nothing."""
+
+    def line(self, text: str) -> None:
+        """Print nothing."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close nothing."""
+
+
 def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
     """Return the records of one kind of a ``.jsonl`` file, in order; an unfinished last line does not count."""
     return [record for _, record in _lines(path) if record["kind"] == kind]
@@ -102,7 +121,8 @@ def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
         "platform": platform.platform(),
         "versions": versions,
         "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.local_devices()],
+        "processes": jax.process_count(),
+        "devices": [device.device_kind for device in jax.devices()],
     }
     write_atomically(fold.environment, json.dumps(environment, indent=1) + "\n")
 

@@ -1,7 +1,6 @@
 """Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
 
 import contextlib
-import itertools
 import sys
 import time
 from collections import deque
@@ -20,11 +19,11 @@ from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import naming
 from fbunet_jax.locks import fold_lock
-from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import FoldDirectory, Run, default_path, set_aside
+from fbunet_jax.training import processes
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.interruption import Interruption
-from fbunet_jax.training.logs import FoldLog, default_stream, duration, read_records, write_environment
+from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, replicate
 from fbunet_jax.training.plan import Stretch, calls, plan_run
@@ -33,9 +32,7 @@ from fbunet_jax.training.setup import FoldSetup, has_started, open_run, prepare_
 from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
 from fbunet_jax.training.steps import make_train_step
 from fbunet_jax.training.trained import abstract_state, save_inputs
-
-COLLAPSED_AFTER = 5
-"""Validations with IoU 0 after which a class is warned about."""
+from fbunet_jax.training.validation import collapsed, validation_record
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,8 @@ def train_fold(
 ) -> FoldResult:
     """Train one cross-validation fold, or go on with it; a finished fold is left as it is.
 
+    Under JAX's distributed runtime every process calls this; the first one writes and tells (docs/distributed.md).
+
     Args:
       config: the settings.
       fold: 0 ... K-1.
@@ -95,26 +94,37 @@ def train_fold(
     # Everything that can be wrong with the settings is found before the run directory holds them.
     run = Run(Path(out).expanduser() if out else default_path(config))
     directory = run.fold(fold)
-    dataset, setup, weights = prepare_fold(config, fold, run, starts=fresh or not has_started(directory))
+    (started,) = processes.from_first([has_started(directory)])
+    dataset, setup, weights = processes.together(
+        lambda: prepare_fold(config, fold, run, starts=fresh or not started)  # the same on every process
+    )
     open_run(config, dataset, run)
-    if fresh and directory.path.exists():
-        with fold_lock(directory):  # nobody else may be training what is set aside
-            set_aside(directory)
+    if fresh:
+        processes.first(lambda: _set_aside(directory))
     with interruption or Interruption() as interruption, naming(directory.path):
-        with fold_lock(directory) as still_held, _opened_checkpoints(directory) as checkpoints:
+        with contextlib.ExitStack() as opened:
+            # by the first process for all of them
+            lock = processes.first(lambda: opened.enter_context(fold_lock(directory)))
+            checkpoints = opened.enter_context(_opened_checkpoints(directory))
             with contextlib.suppress(OSError):  # a log that cannot be written stops no training
                 stream.writelines(f"Warning: {warning}\n" for warning in checkpoints.warnings)
             training = FoldTraining(config, fold, setup, directory, checkpoints, interruption=interruption)
-            training.still_held = still_held
+            training.still_held = lock or training.still_held
             was_finished = checkpoints.latest_step() == training.total_steps
             if was_finished:
                 checkpoints.remove_unfinished()
             else:
-                save_inputs(directory, setup.normalisation)
+                processes.first(lambda: save_inputs(directory, setup.normalisation))
                 training.run(weights, stream)
             result = training.result(run.path, was_finished)
-        interruption.check()
+        processes.check_signal(interruption.requested)
     return result
+
+
+def _set_aside(directory: FoldDirectory) -> None:
+    if directory.path.exists():
+        with fold_lock(directory):  # nobody else may be training what is set aside
+            set_aside(directory)
 
 
 def _opened_checkpoints(directory: FoldDirectory) -> FoldCheckpoints:
@@ -123,9 +133,13 @@ def _opened_checkpoints(directory: FoldDirectory) -> FoldCheckpoints:
     One validation may be recorded without a checkpoint, if the process was killed between the two; but then the folder
     is there.
     """
-    gone = not directory.checkpoints.exists() and not has_started(directory)
-    if gone and read_records(directory.metrics, "validation"):
-        raise _checkpoints_gone(directory)
+
+    def check() -> None:
+        gone = not directory.checkpoints.exists() and not has_started(directory)
+        if gone and read_records(directory.metrics, "validation"):
+            raise _checkpoints_gone(directory)
+
+    processes.first(check)
     return FoldCheckpoints(directory)
 
 
@@ -189,15 +203,20 @@ class FoldTraining:
             self.saved_step = resumption.step
             epoch = resumption.epoch
             return replicate(resumption.state), resumption.step, EpochMeasures.from_json(epoch) if epoch else None
-        if len(read_records(self.directory.metrics, "validation")) > 1:
-            raise _checkpoints_gone(self.directory)
+        processes.first(self._check_unrecorded)
         state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
         if weights:
             state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
-        return replicate(state), 0, None
+        return replicate(processes.state_of_first(state)), 0, None
+
+    def _check_unrecorded(self) -> None:
+        if len(read_records(self.directory.metrics, "validation")) > 1:
+            raise _checkpoints_gone(self.directory)
 
     def log(self, first_step: int, recorded_step: int, stream: TextIO) -> FoldLog:
         """Return the open log of the fold; its records after `recorded_step` are dropped."""
+        if not processes.is_first():
+            return SilentLog()
         return FoldLog(
             self.directory,
             total_steps=self.total_steps,
@@ -210,14 +229,14 @@ class FoldTraining:
     def run(self, weights: dict[str, Any] | None, stream: TextIO) -> None:
         """Train to the last epoch, from the latest checkpoint, the given weights, or random ones."""
         state, step, measures = self.start(weights)
-        write_environment(self.directory, sys.argv)
+        processes.first(lambda: write_environment(self.directory, sys.argv))
         # an epoch that is not over has no records yet, or has them again
         with self.log(step, step - (measures is not None), stream) as log:
             self.announce(log, step)
             validations = read_records(self.directory.metrics, "validation")
             if step and measures is None and (not validations or validations[-1]["step"] != step):
                 log.line(f"Warning: {self.directory.metrics} lacks records before step {step}: the curves have a gap.")
-            self.interruption.check()
+            processes.check_signal(self.interruption.requested)
             for stretch in self.plan:
                 if stretch.last > step or (stretch.last == step and measures):
                     measures = measures or EpochMeasures()
@@ -231,13 +250,14 @@ class FoldTraining:
     def announce(self, log: FoldLog, first_step: int) -> None:
         """Tell what is about to be trained, and warn of classes without a training pixel."""
         setup = self.setup
+        hosts = f" in {jax.process_count()} processes" if processes.are_many() else ""
         start = f"goes on at step {first_step}" if first_step else "starts"
         log.line(
             f"Fold {self.fold} of {self.config.method} {start}: {len(setup.train.sizes)} training and "
             f"{len(setup.validation.sizes)} validation images of "
             f"{self.config.data.root or 'the synthetic data set'}, {self.total_steps} steps in "
-            f"{self.config.training.epochs} epochs on {jax.local_device_count()} x "
-            f"{jax.local_devices()[0].device_kind}. The first step compiles."
+            f"{self.config.training.epochs} epochs on {jax.device_count()} x "
+            f"{jax.devices()[0].device_kind}{hosts}. The first step compiles."
         )
         for name in setup.missing_classes:
             log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
@@ -284,8 +304,9 @@ class FoldTraining:
         Raises:
           KeyboardInterrupt: a signal has come, and everything is saved.
         """
-        stops = self.interruption.requested
-        if not stops and time.monotonic() - self.saved_at < 60 * self.config.training.save_minutes:
+        due = time.monotonic() - self.saved_at >= 60 * self.config.training.save_minutes
+        stops, due = processes.agree(self.interruption.requested, due)
+        if not stops and not due:
             return
         if step > self.saved_step:
             self._check_finite(step, measures)
@@ -294,11 +315,11 @@ class FoldTraining:
             self.saved_step, self.saved_at = step, time.monotonic()
         if stops:
             self.checkpoints.wait()
-            raise KeyboardInterrupt(f"step {step} of {self.total_steps} is saved")
+            raise processes.agreed(KeyboardInterrupt(f"step {step} of {self.total_steps} is saved"))
 
     def _check_finite(self, end: int, measures: EpochMeasures) -> None:
         """Raise a RunError at the first step before `end` that was not finite; nothing of it has been saved."""
-        place = measures.first_not_finite()
+        place = measures.first_not_finite()  # the same on every process
         if place is None:
             return
         step = end - len(measures.per_step()["loss"]) + place
@@ -319,18 +340,20 @@ class FoldTraining:
             self.setup.validation.tiles,
             between=lambda: self.pause(state, stretch.last, measures),
         )
-        record = self._validation_record(epoch, stretch.last, confusion)
+        record = validation_record(self.setup.class_names, epoch, stretch.last, confusion)
         # only one validation may be recorded whose checkpoint is not on disk, however slow the disk is
         self.checkpoints.wait()
-        self.still_held()
-        log.record(record, {"seconds": time.perf_counter() - began})
-        validations = read_records(self.directory.metrics, "validation")
-        if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
-            self.pictures.draw(state, self.validation_store, epoch)
+        if processes.is_first():
+            self.still_held()
+            log.record(record, {"seconds": time.perf_counter() - began})
+            validations = read_records(self.directory.metrics, "validation")
+            if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
+                self.pictures.draw(state, self.validation_store, epoch)
         # last: a checkpoint means that everything before it is done
         self.checkpoints.save(state, record["step"], record["mean_iou"])
         self.saved_step, self.saved_at = stretch.last, time.monotonic()
-        self._tell(record, validations, log)
+        if processes.is_first():
+            self._tell(record, validations, log)
 
     def _tell(self, record: dict[str, Any], validations: list[dict[str, Any]], log: FoldLog) -> None:
         """Print a line about a validation, and warn of classes that have collapsed."""
@@ -344,23 +367,12 @@ class FoldTraining:
             f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
             f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {duration(left)} left"
         )
-        for name, count in _collapsed(validations, record["step"] == self.total_steps).items():
+        for name, count in collapsed(validations, record["step"] == self.total_steps).items():
             latest = f"the last {count} validations" if count > 1 else "the last validation"
             log.line(
                 f"Warning: the validation IoU of class {name!r} has been 0 in {latest}. Rare "
                 "classes can collapse: try another --seed, --training.class_weights, or more images of it."
             )
-
-    def _validation_record(self, epoch: int, step: int, confusion: np.ndarray) -> dict[str, Any]:
-        names, values = self.setup.class_names, iou(confusion[-1])
-        return {
-            "kind": "validation",
-            "epoch": epoch,
-            "step": step,
-            "mean_iou": mean_iou(confusion[-1]),
-            "iou": {name: None if np.isnan(v) else float(v) for name, v in zip(names, values, strict=True)},
-            "round_mean_iou": [mean_iou(matrix) for matrix in confusion],
-        }
 
     def result(self, run: Path, was_finished: bool) -> FoldResult:
         """Return what the fold came to."""
@@ -371,20 +383,6 @@ class FoldTraining:
         by_class: dict[str, float | None] = next((record["iou"] for record in records if record["step"] == best), {})
         score = self.checkpoints.score(best)
         return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, by_class, was_finished)
-
-
-def _collapsed(validations: list[dict[str, Any]], is_last: bool) -> dict[str, int]:
-    """Return the classes to warn about now, with the number of latest validations in which their IoU was 0.
-
-    That is once, when COLLAPSED_AFTER of them are reached, and again at the end of the run, however many they are.
-    """
-    found = {}
-    for name in validations[-1]["iou"]:
-        zeros = [record["iou"][name] == 0 for record in reversed(validations)]
-        count = len(list(itertools.takewhile(bool, zeros)))
-        if count == COLLAPSED_AFTER or (is_last and count):
-            found[name] = count
-    return found
 
 
 def _percent(value: float | None) -> str:

@@ -2,28 +2,34 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+import socket
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import Config
+from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
 from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
-from fbunet_jax.errors import ConfigError, DataError
+from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.runs import FoldDirectory, Run, create_or_open
+from fbunet_jax.training import processes
 from fbunet_jax.training.losses import class_weights
-from fbunet_jax.training.parallel import check_batch_size
+from fbunet_jax.training.parallel import all_devices, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
 from fbunet_jax.training.trained import initial_weights
+
+SHARED_AFTER = 60.0
+"""Seconds in which a file that one host has written must be seen by the others: NFS remembers a folder that long."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,35 @@ class FoldSetup:
 
 
 def open_run(config: Config, dataset: Dataset, run: Run) -> None:
-    """Create the run directory of a configuration, or check that an existing one has the same settings and data."""
+    """Create the run directory of a configuration, or check that an existing one has the same settings and data.
+
+    Raises:
+      RunError: it has others, or another process of this training has others or does not see the directory.
+    """
     folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
     text = folds_to_json(folds, config.data.fold_scheme)
-    create_or_open(run.path, config, folds=text, dataset=describe(dataset))
+    description = describe(dataset)
+    # where the data lie may differ between hosts
+    settings = to_toml(replace(config, data=replace(config.data, root="")))
+    processes.check_same(
+        hashlib.sha256(json.dumps([settings, description]).encode()).digest(),
+        "Process {process} has other settings or other images than process 0. Give every process the same command, "
+        "and the same data set.",
+    )
+    processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description))
+    processes.together(lambda: _check_shared(run))
+
+
+def _check_shared(run: Run) -> None:
+    """Wait until a network's file system shows what the first process has written there."""
+    until = time.monotonic() + SHARED_AFTER
+    while not run.dataset.exists():
+        if time.monotonic() > until:
+            raise RunError(
+                f"{run.dataset}, which process 0 has written, cannot be seen by process {jax.process_index()} on "
+                f"host {socket.gethostname()}. Choose a run directory (--out) on a disk that all hosts share."
+            )
+        time.sleep(0.1)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -123,7 +154,7 @@ def prepare_fold(
     Raises:
       UserError: anything that can be wrong with the settings, the data, or both together.
     """
-    check_batch_size(config.training.batch_size, jax.local_device_count())
+    check_batch_size(config.training.batch_size, len(all_devices()))
     dataset = load_dataset(config.data)
     setup = set_up_fold(config, dataset, run, fold)
     total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)

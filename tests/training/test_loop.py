@@ -14,7 +14,7 @@ from fbunet_jax.config import METHODS, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
-from fbunet_jax.training import checkpoints, loop
+from fbunet_jax.training import checkpoints, validation
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.loop import train_fold
@@ -176,13 +176,13 @@ def test_every_method_trains(method, tmp_path):
 
 
 def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_name():
-    records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * loop.COLLAPSED_AFTER
+    records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * validation.COLLAPSED_AFTER
     well = [{"iou": {"a": 0.5, "rare": 0.1, "absent": None}}]
-    assert loop._collapsed(records, is_last=False) == {"rare": loop.COLLAPSED_AFTER}
-    assert loop._collapsed(well + records, is_last=False) == {"rare": loop.COLLAPSED_AFTER}
-    assert loop._collapsed(records[:-1], is_last=False) == loop._collapsed(records + well, is_last=True) == {}
-    assert loop._collapsed(records * 2, is_last=False) == {}
-    assert loop._collapsed(well + records[:2], is_last=True) == {"rare": 2}
+    assert validation.collapsed(records, is_last=False) == {"rare": validation.COLLAPSED_AFTER}
+    assert validation.collapsed(well + records, is_last=False) == {"rare": validation.COLLAPSED_AFTER}
+    assert validation.collapsed(records[:-1], is_last=False) == validation.collapsed(records + well, is_last=True) == {}
+    assert validation.collapsed(records * 2, is_last=False) == {}
+    assert validation.collapsed(well + records[:2], is_last=True) == {"rare": 2}
 
 
 def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_path):
