@@ -77,8 +77,6 @@ class Board:
                 disable=not self._stream.isatty(),
                 dynamic_ncols=True,
             )
-            # a bar that is disabled counts nothing
-            bar.n = progress.epoch
         before, bar.n = bar.n, progress.epoch
         if bar.disable:
             if math.floor(_PARTS * progress.epoch / self._epochs) > math.floor(_PARTS * before / self._epochs):

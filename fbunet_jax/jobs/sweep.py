@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fbunet_jax.doctor.machine import child_environment
+from fbunet_jax.errors import RunError
 from fbunet_jax.jobs.devices import Device
 from fbunet_jax.jobs.progress import Board, Progress, percent, read_progress
 from fbunet_jax.jobs.trainings import PROGRAM, Trainings
@@ -104,10 +105,8 @@ class Sweep:
             return interruption.requested
 
     def _start(self, outcome: Outcome) -> None:
-        place, directory = outcome.place, self.trainings.fold(outcome.place)
-        if is_held(directory):
-            outcome.state = "elsewhere"
-            self.board.line(f"{place} is being trained by another process.")
+        place = outcome.place
+        if self._is_elsewhere(outcome):
             return
         slot, device = self._free.popleft()
         log = self.log(place)
@@ -154,12 +153,18 @@ class Sweep:
         if stopped and code in (130, -signal.SIGTERM):
             outcome.state = "stopped"
             return
-        if is_held(self.trainings.fold(outcome.place)):  # taken between the look at its lock and its start
-            outcome.state = "elsewhere"
-            self.board.line(f"{outcome.place} is being trained by another process.")
+        if self._is_elsewhere(outcome):  # taken between the look at its lock and its start
             return
         outcome.state, outcome.reason = "failed", self._last_words(outcome.place, code)
         self.board.line(f"{outcome.place} failed. {outcome.reason}")
+
+    def _is_elsewhere(self, outcome: Outcome) -> bool:
+        with contextlib.suppress(RunError):  # about a lock that cannot be read, the training complains itself
+            if is_held(self.trainings.fold(outcome.place)):
+                outcome.state = "elsewhere"
+                self.board.line(f"{outcome.place} is being trained by another process.")
+                return True
+        return False
 
     def _last_words(self, place: Place, code: int) -> str:
         how = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
