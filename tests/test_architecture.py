@@ -10,7 +10,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 ORDER = [
     "errors",
     "config",
+    "files",
     "runs",
+    "locks",
     "metrics",
     "figures",
     "data",
