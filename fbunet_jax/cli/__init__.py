@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         saved, place = (f": {interruption}", "there") if str(interruption) else ("", somewhere)
         again = {
             "train": f" The same command{' without --fresh' * ('--fresh' in options)} goes on from {place}.",
+            "sweep": " The same command goes on.",
             "download": " The same command goes on with the files that are missing.",
         }.get(name if not {"--dry-run", "--dry_run"} & set(options) else "", "")
         code = _failed(f"Interrupted{saved}.{again}", EXIT_INTERRUPTED, debug)

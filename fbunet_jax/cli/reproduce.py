@@ -1,7 +1,6 @@
 """``fbunet reproduce``: the paper's tables, trained and evaluated again."""
 
 import argparse
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from fbunet_jax.cli.options import given_config, parse_several_folds
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.reproduction.tables import TABLES
+from fbunet_jax.training.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def command(options: Sequence[str], prog: str) -> int:
     given = load_config(given_config(options, TABLES[_given_table(options)].config))
     defaults = Arguments(table=tyro.MISSING, settings=given)
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for fbunet train
+    raise_on_signals()
     table, config = TABLES[arguments.table], arguments.settings
     if config.method != given.method:
         raise ConfigError(f"--method {config.method}: a table has several. Choose with --only {config.method}:0.")

@@ -10,6 +10,7 @@ import tyro
 
 from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_base
 from fbunet_jax.errors import RunError
+from fbunet_jax.training.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def command(options: Sequence[str], prog: str) -> int:
     """Train methods and folds at the same time, and tell what became of each."""
     base = given_base(options)
     arguments = tyro.cli(Arguments, args=options, default=Arguments(settings=base), prog=prog)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for fbunet train
+    raise_on_signals()
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         # the trainings have sessions of their own, and would go on unseen when the terminal is closed
         signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
@@ -42,7 +43,7 @@ def command(options: Sequence[str], prog: str) -> int:
     print(outcome_table(sweep.outcomes, epochs))
     counts = ", ".join(f"{count} {state}" for state, count in count_states(sweep.outcomes).items())
     if interrupted:
-        raise KeyboardInterrupt(f"{counts}. The same command goes on")
+        raise KeyboardInterrupt(counts)
     if failed := [str(outcome.place) for outcome in sweep.outcomes if outcome.state == "failed"]:
         raise RunError(f"{', '.join(failed)} failed, for the reasons above. The same command tries them again.")
     return 0

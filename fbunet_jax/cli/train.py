@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from fbunet_jax.cli.distributed import Distributed, joined
 from fbunet_jax.cli.options import given_config, parse_folds, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.training.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ def command(options: Sequence[str], prog: str) -> int:
     """Train folds of one method, or go on with them."""
     defaults = Arguments(settings=load_config(given_config(options, Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
-    # As Ctrl-C does: the lock is released, so that a preempted job can start elsewhere at once. The handler itself,
-    # not SIGINT raised again: a shell without job control starts its background jobs with SIGINT ignored.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_on_signals()  # the lock is released, so that a preempted job can start elsewhere at once
     if arguments.deterministic:  # read when JAX starts its first device
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     if arguments.seeds < 1:

@@ -10,6 +10,28 @@ AT_ONCE_AFTER = 1.0
 """Seconds after the first signal: launchers send it to a process and once more to its whole group."""
 
 
+_raised = threading.Event()
+"""A signal has come while no `Interruption` was entered; it may have been dropped."""
+
+
+def raise_on_signals() -> None:
+    """Let SIGTERM raise a KeyboardInterrupt as Ctrl-C does, before an `Interruption` is entered, which is told of it.
+
+    Python drops an exception that is raised in a destructor or in a callback of its garbage collector, and JAX has one:
+    a training that was told to stop while it was starting went on. The handler itself and not SIGINT raised again: a
+    shell without job control starts its background jobs with SIGINT ignored.
+    """
+    _raised.clear()
+    signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    _raised.set()
+    raise KeyboardInterrupt
+
+
 class StopAtOnce(KeyboardInterrupt):
     """A second signal: nothing is waited for."""
 
@@ -33,8 +55,11 @@ class Interruption:
         # Python sets handlers in the main thread only
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is signal.default_int_handler:
+                if signal.getsignal(number) in (signal.default_int_handler, _raise):
                     self._before[number] = signal.signal(number, self._note)
+            if self._before and _raised.is_set():
+                _raised.clear()
+                self.requested, self._noted_at = True, time.monotonic()
         return self
 
     def __exit__(

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from fbunet_jax.training import interruption as interruption_module
-from fbunet_jax.training.interruption import Interruption
+from fbunet_jax.training.interruption import Interruption, raise_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -23,6 +23,36 @@ def test_the_first_signal_is_raised_by_the_check_and_the_second_at_once(number, 
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_drops_before_the_training_has_begun_stops_it(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class Dropping:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    try:
+        raise_on_signals()
+        with Interruption() as interruption:
+            interruption.check()
+        thing = Dropping()
+        del thing  # goes on as if nothing had come
+        with Interruption() as interruption, pytest.raises(KeyboardInterrupt):
+            interruption.check()
+        with Interruption() as interruption:  # told once
+            interruption.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        raise_on_signals()  # another command in the same process
+        with Interruption() as interruption:
+            interruption.check()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, print])
