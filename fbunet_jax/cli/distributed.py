@@ -31,7 +31,7 @@ class Distributed:
     coordinator_address: str = ""
     """HOST:PORT of process 0, the same on all; the port must be free there."""
     num_processes: int = 0
-    """How many processes there are."""
+    """How many processes there are; 1 to train alone, whatever a launcher has started."""
     process_id: int = -1
     """Which of them this is: 0, 1, ..."""
     start_seconds: int = 300
@@ -81,6 +81,8 @@ def joined(options: Distributed) -> Iterator[None]:
 
 def _arguments(options: Distributed) -> dict[str, object]:
     """Return what ``jax.distributed.initialize`` needs, or nothing for a single process."""
+    if options.num_processes == 1:
+        return {}
     given = [bool(options.coordinator_address), options.num_processes > 0, options.process_id >= 0]
     if any(given):
         if not all(given):

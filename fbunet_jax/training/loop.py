@@ -98,7 +98,7 @@ def train_fold(
     dataset, setup, weights = processes.together(
         lambda: prepare_fold(config, fold, run, starts=fresh or not started)  # the same on every process
     )
-    open_run(config, dataset, run)
+    open_run(config, dataset, run, fold)
     if fresh:
         processes.first(lambda: _set_aside(directory))
     with interruption or Interruption() as interruption, naming(directory.path):
@@ -324,12 +324,13 @@ class FoldTraining:
             return
         step = end - len(measures.per_step()["loss"]) + place
         names = dict.fromkeys(self.setup.train.names[item] for item in self._items(step))
-        raise RunError(
+        error = RunError(
             f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
             f"{float(self.schedule(step)):.2g}. The images of this batch: {', '.join(names)}. The checkpoints from "
             "before it are kept. Look at these images and their labels (fbunet check), or try a lower "
             "--training.learning_rate or --training.gradient_clip 1, in a new run (--out)."
         )
+        raise processes.found_by_all(error)
 
     def validate(self, stretch: Stretch, state: TrainState, measures: EpochMeasures, log: FoldLog) -> None:
         """Validate, record, save, and tell."""

@@ -110,6 +110,11 @@ def agreed(error: Error) -> Error:
     return error
 
 
+def found_by_all(error: UserError) -> UserError:
+    """Return what a process raises where all have found the same error: the first one tells it."""
+    return agreed(error if is_first() else FailedElsewhere("Process 0 found the same: see its message."))
+
+
 def is_agreed(error: BaseException) -> bool:
     """Say whether every process has raised an error at the same place."""
     return any(error is each for each in _agreed)

@@ -74,11 +74,11 @@ class FoldSetup:
     missing_classes: tuple[str, ...]
 
 
-def open_run(config: Config, dataset: Dataset, run: Run) -> None:
+def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None) -> None:
     """Create the run directory of a configuration, or check that an existing one has the same settings and data.
 
     Raises:
-      RunError: it has others, or another process of this training has others or does not see the directory.
+      RunError: it has others; another process of this training has others, or another fold, or does not see it.
     """
     folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
     text = folds_to_json(folds, config.data.fold_scheme)
@@ -86,9 +86,9 @@ def open_run(config: Config, dataset: Dataset, run: Run) -> None:
     # where the data lie may differ between hosts
     settings = to_toml(replace(config, data=replace(config.data, root="")))
     processes.check_same(
-        hashlib.sha256(json.dumps([settings, description]).encode()).digest(),
-        "Process {process} has other settings or other images than process 0. Give every process the same command, "
-        "and the same data set.",
+        hashlib.sha256(json.dumps([settings, description, fold]).encode()).digest(),
+        "Process {process} has another fold, other settings or other images than process 0. Give every process of a "
+        "training the same command and the same data set; one that shall train alone, --distributed.num-processes 1.",
     )
     processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description))
     processes.together(lambda: _check_shared(run))

@@ -101,7 +101,7 @@ def test_a_mistake_ends_all_processes_and_is_told_once(tmp_path):
     assert not results[1][2]
     results = run(tmp_path / "other", 2, own={1: ("--seed", "1")})
     assert [code for code, *_ in results] == [2, 2]
-    assert "Error: Process 1 has other settings or other images than process 0." in results[0][2]
+    assert "Error: Process 1 has another fold, other settings or other images than process 0." in results[0][2]
     assert not results[1][2]
     assert not (tmp_path / "other").exists()
 
