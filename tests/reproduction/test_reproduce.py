@@ -173,7 +173,10 @@ def test_a_cell_that_ran_out_of_time_goes_on_and_ends_bit_for_bit_like_one_that_
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def test_a_signal_is_no_time_limit_and_says_what_goes_on(tmp_path, stop_at):
+def test_a_signal_is_no_time_limit_and_says_what_goes_on(tmp_path, stop_at, request):
+    # the tests may run in a background job, whose shell had Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     stop_at(2, act=lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match=r"feedback-conv:1:2: step 2 of 9 is saved; the same command goes on"):
         fill(tmp_path, minutes=1000)
