@@ -1,6 +1,7 @@
 """What README, docs, CONTRIBUTING and the headers of the configurations say is true of the program."""
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -14,7 +15,7 @@ import pytest
 import tyro
 
 from fbunet_jax import dry_run
-from fbunet_jax.cli import COMMANDS, main
+from fbunet_jax.cli import COMMANDS, main, train
 from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config, to_table
 from fbunet_jax.dry_run import Estimate
 from fbunet_jax.models.methods import build_model, count_parameters
@@ -92,6 +93,7 @@ def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(loop, "train_fold", pretend)
     monkeypatch.setattr(dry_run, "dry_run", rehearse)
+    monkeypatch.setattr(train, "joined", lambda options: contextlib.nullcontext())
     monkeypatch.chdir(ROOT)
     for command, *options in commands(text):
         if command == "train":

@@ -18,9 +18,14 @@ from fbunet_jax.errors import ConfigError
 EXIT_LOST = 75
 """Another process of the training ended: what a scheduler may start again (EX_TEMPFAIL of sysexits.h)."""
 
+_AGAIN = "The same command, on all hosts, goes on from the last checkpoint."
 _LOST = (
     "Error: another process of this training has ended or does not answer, so this one ends too; its own message says "
-    "why, if it could leave one. The same command, on all hosts, goes on from the last checkpoint."
+    f"why, if it could leave one. {_AGAIN}"
+)
+_ABORTED = (
+    "Error: JAX has stopped this process, as its lines above say; most likely another process of this training has "
+    f"ended or does not answer. {_AGAIN}"
 )
 
 
@@ -70,7 +75,7 @@ def joined(options: Distributed) -> Iterator[None]:
         raise SystemExit(2) from None
     except BaseException as error:
         if _is_loss(error):
-            _end_lost()
+            _end(_LOST)
         if not processes.is_agreed(error):
             global _leaves_at_once
             _leaves_at_once = True
@@ -144,7 +149,12 @@ def _initialize(arguments: dict[str, object], options: Distributed) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # its handler of SIGTERM would take the place of ours, see fbunet_jax/training/interruption.py
     jax.config.update("jax_enable_preemption_service", False)
-    _tell_when_aborted()
+    not_found = (
+        f"The processes of this training did not find each other within {options.start_seconds} seconds. Start the "
+        "same command on all hosts, and see that each reaches the port of process 0"
+    )
+    not_found += f", {options.coordinator_address}." if options.coordinator_address else "."
+    _tell_when_aborted(f"Error: {not_found}")  # as JAX does when it has waited long enough
     try:
         jax.distributed.initialize(
             **arguments,  # type: ignore[arg-type]
@@ -154,10 +164,8 @@ def _initialize(arguments: dict[str, object], options: Distributed) -> None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"The processes of this training did not find each other within {options.start_seconds} seconds: {reason}. "
-            "Start the same command on all hosts, and see that each reaches the port of process 0."
-        ) from error
+        raise ConfigError(f"{not_found} JAX says: {reason}") from error
+    _tell_when_aborted(_ABORTED)
 
 
 def _is_loss(error: BaseException | None) -> bool:
@@ -176,18 +184,21 @@ _SIGNS = ("Gloo ", "gloo/transport", "coordination service", "CoordinationServic
 _ending = threading.Lock()
 
 
-def _end_lost() -> None:
+def _end(message: str) -> None:
     """Say once why this process ends, and end: in order it cannot, because that would wait for the lost process."""
     if _ending.acquire(blocking=False):
         with contextlib.suppress(OSError):
-            os.write(2, f"{_LOST}\n".encode())
+            os.write(2, f"{message}\n".encode())
         os._exit(EXIT_LOST)
     threading.Event().wait()  # until the other thread has said it
 
 
-def _tell_when_aborted() -> None:
-    """Say why this process ends where JAX's runtime aborts it, in a thread of its own and without an exception."""
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end_lost())
+def _tell_when_aborted(message: str) -> None:
+    """Say why this process ends where JAX's runtime aborts it, in a thread of its own and without an exception.
+
+    A handler of Python's would wait for the main thread, which may wait for the lost process.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end(message))
     _handlers.append(handler)
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)

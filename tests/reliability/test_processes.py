@@ -3,6 +3,7 @@ work is lost, whatever the number of processes that go on.
 """
 
 import json
+import re
 import signal
 import socket
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 from tests.reliability.conftest import TrainingCommand
 
 LOST = 75
+LAST_WORDS = re.compile("Error: .*another process of this training has ended or does not answer.* goes on from .*")
 EPOCHS = ("--training.epochs", "4")
 
 
@@ -83,7 +85,7 @@ def test_where_one_is_killed_the_other_says_so_and_any_number_of_processes_goes_
         results = run(command.out, 2, (victim, "step", count, [signal.SIGKILL]))
         code, _, errors = results[1 - victim]
         assert (results[victim][0], code) == (-signal.SIGKILL, LOST)
-        assert errors.splitlines()[-1].startswith("Error: another process of this training has ended")
+        assert LAST_WORDS.fullmatch(errors.splitlines()[-1]), errors
         assert "Traceback" not in errors
     code, _, errors = command.run()
     assert code == 0, errors
@@ -106,6 +108,20 @@ def test_a_mistake_ends_all_processes_and_is_told_once(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_one_that_waits_for_the_others_in_vain_says_where(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    place = ("--distributed.coordinator-address", address, "--distributed.num-processes", "2")
+    command = TrainingCommand(
+        tmp_path / "run", *place, "--distributed.process-id", "1", "--distributed.start-seconds", "2"
+    )
+    code, _, errors = command.run()
+    assert code == LOST
+    last = errors.splitlines()[-1]
+    assert last.startswith("Error: The processes of this training did not find each other within 2 seconds.")
+    assert last.endswith(f"{address}.")
+    assert not command.out.exists()
+
+
 @pytest.mark.long
 def test_four_processes_end_when_one_hangs_and_one_goes_on(tmp_path):
     command = TrainingCommand(tmp_path / "run", *EPOCHS)
@@ -120,7 +136,7 @@ def test_four_processes_end_when_one_hangs_and_one_goes_on(tmp_path):
         for process in others:
             _, errors = process.communicate(timeout=200)
             assert process.returncode == LOST
-            assert errors.splitlines()[-1].startswith("Error: another process of this training has ended")
+            assert LAST_WORDS.fullmatch(errors.splitlines()[-1]), errors
     finally:
         for process in running:
             process.kill()
