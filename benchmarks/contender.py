@@ -41,6 +41,7 @@ def ours(task: Task) -> tuple[Run, int, str]:
     import numpy as np
 
     from fbunet_jax.config import Config, ModelConfig, TrainingConfig
+    from fbunet_jax.data.augment import make_augmentation
     from fbunet_jax.data.store import ImageStore
     from fbunet_jax.models.methods import build_model
     from fbunet_jax.training.memory import reuse_host_memory
@@ -80,8 +81,14 @@ def ours(task: Task) -> tuple[Run, int, str]:
         np.full((task.batch, 1), -2, np.float32),
     )
     step = make_train_step(model, optimizer, np.asarray(CLASS_WEIGHTS, np.float32), 0.5)
+    augment = make_augmentation("none")
     mapped = MappedTraining(
-        step, crop=task.size, augmentation="none", batch_size=task.batch, key=jax.random.key(1), devices=None
+        step,
+        crop=task.size,
+        augment=augment,
+        batch_size=task.batch,
+        key=jax.random.key(1),
+        devices=None,
     )
     held = list(replicate((state, store)))
     items = np.tile(np.arange(task.batch, dtype=np.int32), (mapped.steps_per_call, 1))

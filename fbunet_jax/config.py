@@ -157,6 +157,16 @@ class TrainingConfig:
     list with one number a class."""
     augmentation: Literal["none", "dihedral"] = "none"
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
+    elastic_augmentation: float = 0.0
+    """Also bend each training crop: standard deviation of the smooth displacement, in pixels; 0 does not."""
+    intensity_augmentation: float = 0.0
+    """Also change gamma, contrast and brightness of each training crop and add noise: the strength, from 0 (not) to 1
+    (very much)."""
+    dice_weight: float = 0.0
+    """Weight of the soft Dice loss that is added to the cross-entropy of every round; 0 is the paper's loss."""
+    weight_average: float = 0.0
+    """Decay of the running average of the weights over the steps, which is validated, kept and used in place of the
+    last weights, such as 0.999; 0 takes no average."""
     validate_every: int = 1
     """Epochs between validations, each of which also saves a checkpoint."""
     save_minutes: float = 10.0
@@ -171,8 +181,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every", "preview_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "save_minutes", "previews", "weight_decay", "gradient_clip", "round_weight"):
+        for name in (
+            *("warmup_steps", "save_minutes", "previews", "weight_decay", "gradient_clip", "round_weight"),
+            *("dice_weight", "elastic_augmentation"),
+        ):
             _at_least(f"training.{name}", getattr(self, name), 0)
+        _in_range("training.intensity_augmentation", self.intensity_augmentation, 0.0, 1.0)
+        _in_range("training.weight_average", self.weight_average, 0.0, 1.0, upper_open=True)
         _positive("training.learning_rate", self.learning_rate)
         _positive("training.adam_epsilon", self.adam_epsilon)
         if not isinstance(self.class_weights, str):

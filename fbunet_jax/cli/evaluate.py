@@ -21,6 +21,9 @@ class Arguments:
     """Which fold: 0, 1, ..., or all that are trained."""
     split: Literal["test", "validation"] = "test"
     """Which part of each fold."""
+    tta: bool = False
+    """Average over the 8 rotations and mirror images of each tile (test-time augmentation), which takes 8 times as
+    long; the results lie beside the others, and no page is written."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
     report: bool = True
@@ -38,14 +41,19 @@ def command(options: Sequence[str], prog: str) -> int:
     count = run.read_config().data.folds
     folds = None if arguments.fold == "all" else parse_folds(arguments.fold, count)
     evaluation = crossval.evaluate(
-        arguments.run, folds, split=arguments.split, root=arguments.data_root, tell=lambda line: print(line, flush=True)
+        arguments.run,
+        folds,
+        split=arguments.split,
+        root=arguments.data_root,
+        tta=arguments.tta,
+        tell=lambda line: print(line, flush=True),
     )
     print(crossval.table(evaluation))
     if missing := crossval.missing_folds(evaluation, count):
         present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
         print(f"Missing: fold {', '.join(map(str, missing))} of {count}; mean and std are over fold {present} only.")
-    print(f"Written: {run.evaluation(arguments.split)}", flush=True)
-    if arguments.report:
+    print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
+    if arguments.report and not arguments.tta:
         from fbunet_jax.evaluation.report import write_report
 
         page = write_report([arguments.run], split=arguments.split, root=arguments.data_root)

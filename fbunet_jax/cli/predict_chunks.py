@@ -59,8 +59,9 @@ def predict_chunks(
 
 
 def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder) -> None:
-    mine = sum(1 for _ in chunks_of(volumes, shard))
-    total = sum(1 for _ in chunks_of(volumes, Shard()))
+    # nothing here may look at the chunks of the other shards: of a large volume there are too many
+    total = sum(volume.chunks for volume in volumes)
+    mine = len(shard.part(total))
     part = f" of {total}, shard {shard.index}/{shard.count}" if shard.count > 1 else ""
     print(f"{_count(mine, 'chunk')}{part}; tiles of the settings in {folder.record}", flush=True)
     warnings: list[str] = []
@@ -91,9 +92,8 @@ def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder) -> N
         )
     if done < mine:
         print(f"{_count(mine - done, 'chunk')} had been written before.")
-    written = sum(volume.is_written(chunk) for volume, chunk in chunks_of(volumes, Shard()))
-    rest = "" if written == total else "; the other shards write the rest"
-    print(f"Written: {written} of {_count(total, 'chunk')}{rest}")
+    rest = f", all of shard {shard.index}/{shard.count}; the other shards write the rest" if shard.count > 1 else ""
+    print(f"Written: {mine} of {_count(total, 'chunk')}{rest}")
     for volume in volumes:
         print(f"  {volume.labels.path}  class index of each pixel")
         for array, names in volume.maps.values():

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from fbunet_jax.data.augment import AUGMENTATIONS
+from fbunet_jax.data.augment import Augmentation
 from fbunet_jax.data.store import ImageStore, gather_crop
 
 Size = tuple[int, int]
@@ -46,18 +46,17 @@ def steps_until_epoch(epoch: int, items: int, batch_size: int) -> int:
     return -(-epoch * items // batch_size)
 
 
-def make_sampler(crop: int, augmentation: str) -> Callable[[ImageStore, Array, Array, Array], dict[str, Array]]:
+def make_sampler(crop: int, augment: Augmentation) -> Callable[[ImageStore, Array, Array, Array], dict[str, Array]]:
     """Return the pure function (store, keys, items) -> batch that runs inside the compiled step.
 
     Args:
       crop: side of the crops, pixels.
-      augmentation: a name in `AUGMENTATIONS`.
+      augment: changes each crop, see `make_augmentation`.
 
     Returns:
       A function of the store, the step's key, the items `[N]` int32 and their positions in the global batch `[N]`
       int32; it gives ``image`` `[N, crop, crop, C]` float32 and ``label`` `[N, crop, crop]` int32.
     """
-    augment = AUGMENTATIONS[augmentation]
 
     def sample(store: ImageStore, key: Array, items: Array, positions: Array) -> dict[str, Array]:
         def one(item: Array, position: Array) -> tuple[Array, Array]:

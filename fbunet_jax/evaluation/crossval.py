@@ -46,6 +46,7 @@ def evaluate(
     *,
     split: str = "test",
     root: str = "",
+    tta: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Segment one part of every fold with its best checkpoint and compare with the truth.
@@ -55,6 +56,8 @@ def evaluate(
       folds: which folds; None for all that are trained.
       split: ``"test"`` or ``"validation"``.
       root: folder of the data set, where it is no longer where the run found it.
+      tta: average the probabilities over the 8 dihedral views of each tile. Such an evaluation is kept apart from the
+        others: its split, and the names of its files, end with ``-tta``.
       tell: called with a line about each fold.
 
     Returns:
@@ -73,15 +76,16 @@ def evaluate(
             f"python train.py --config {opened.config} --fold 0 --out {run}"
         )
     config, dataset = load_run_data(opened, root)
+    name = f"{split}-tta" if tta else split
     for fold in wanted:
-        segmentation = FoldSegmentation(opened, config, dataset, fold)
+        segmentation = FoldSegmentation(opened, config, dataset, fold, tta=tta)
         items = count_items(segmentation, dataset, part_items(config, opened, dataset, fold)[split])
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
-        items.save(opened.fold(fold).items(split))
-        write_atomically(opened.fold(fold).evaluation(split), json.dumps(entry, indent=1) + "\n")
+        items.save(opened.fold(fold).items(name))
+        write_atomically(opened.fold(fold).evaluation(name), json.dumps(entry, indent=1) + "\n")
         tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {_percent(entry['mean_iou'])} %")
-    pooled = pool(dataset.class_names, split, present_entries(opened, split))
-    write_atomically(opened.evaluation(split), json.dumps(pooled, indent=1) + "\n")
+    pooled = pool(dataset.class_names, name, present_entries(opened, name))
+    write_atomically(opened.evaluation(name), json.dumps(pooled, indent=1) + "\n")
     return pooled
 
 

@@ -49,8 +49,8 @@ def load_run_data(run: Run, root: str = "") -> tuple[Config, Dataset]:
 class FoldSegmentation:
     """The best checkpoint of one fold, which segments items of the run's data set in tiles of `data.crop` pixels."""
 
-    def __init__(self, run: Run, config: Config, dataset: Dataset, fold: int) -> None:
-        """Restore the fold.
+    def __init__(self, run: Run, config: Config, dataset: Dataset, fold: int, *, tta: bool = False) -> None:
+        """Restore the fold; with `tta` the probabilities of the 8 dihedral views of each tile are averaged.
 
         Raises:
           RunError: the fold has no checkpoint, or it cannot be read.
@@ -58,7 +58,9 @@ class FoldSegmentation:
         self.trained = load_trained_fold(run, fold)
         self.dataset = dataset
         self.tile = config.data.crop
-        self._mapped = MappedSegmentation(self.trained.model, tile=self.tile, batch_size=config.training.batch_size)
+        self._mapped = MappedSegmentation(
+            self.trained.model, tile=self.tile, batch_size=config.training.batch_size, tta=tta
+        )
         self._variables = replicate(self.trained.variables)
 
     def tiles(self, items: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, int, NDArray[np.uint8]]]:

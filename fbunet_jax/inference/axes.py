@@ -1,7 +1,10 @@
 """The axes of an image as OME-Zarr names them, and where its pixels lie."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 """Axes and their kinds, in the order of OME-Zarr."""
@@ -28,6 +31,14 @@ class Axis:
     def metadata(self) -> dict[str, Any]:
         """Return what OME-Zarr stores of it."""
         return {"name": self.name, "type": KINDS[self.name]} | ({"unit": self.unit} if self.unit else {})
+
+
+def place_of_page(page: int, counted: Mapping[str, int]) -> dict[str, int]:
+    """Return where a page lies along the axes that count pages, whose sizes are given; the last one counts fastest."""
+    if not counted:
+        return {}
+    places = np.unravel_index(page, tuple(counted.values()))
+    return {name: int(at) for name, at in zip(counted, places, strict=True)}
 
 
 def transformations(axes: tuple[Axis, ...], step: int = 1) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Images of any size become OME-Zarr, chunk by chunk: in bounded memory, by several processes, with interruptions."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ class Volume:
         image = self.image
         return image.pages, -(-image.height // self._chunk), -(-image.width // self._chunk)
 
+    @property
+    def chunks(self) -> int:
+        """Return the number of chunks."""
+        return math.prod(self.grid)
+
     def create(self) -> None:
         """Create the arrays, or open them if they are there."""
         here, source = self.labels.path, ""
@@ -162,12 +168,11 @@ def open_volumes(
 
 def chunks_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, Chunk]]:
     """Yield the chunks of a shard, of all volumes together."""
-    counts = [int(np.prod(volume.grid)) for volume in volumes]
-    mine, first = shard.part(sum(counts)), 0
-    for volume, count in zip(volumes, counts, strict=True):
-        for number in range(max(mine.start - first, 0), min(mine.stop - first, count)):
+    mine, first = shard.part(sum(volume.chunks for volume in volumes)), 0
+    for volume in volumes:
+        for number in range(max(mine.start - first, 0), min(mine.stop - first, volume.chunks)):
             yield volume, volume.chunk(number)
-        first += count
+        first += volume.chunks
 
 
 def record_of(volumes: Sequence[Volume]) -> dict[str, Any]:

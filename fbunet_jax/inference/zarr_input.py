@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.data.pixels import intensities
 from fbunet_jax.errors import DataError
-from fbunet_jax.inference.axes import KINDS, Axis
+from fbunet_jax.inference.axes import KINDS, Axis, place_of_page
 
 CACHED_BYTES = 2**27
 """Of decoded chunks that are kept, since neighbouring rectangles share them."""
@@ -54,14 +54,11 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
         for axis, size in zip(axes, array.shape, strict=True)
     }
     names = list(sized)
-    counted = [sized[name] for name in names if name not in "cyx"]
-    pages = [axis.size for axis in counted]
+    counted = {name: axis for name, axis in sized.items() if name not in "cyx"}
+    pages = {name: axis.size for name, axis in counted.items()}
 
     def read(page: int, rows: slice, columns: slice) -> NDArray:
-        place = dict(zip((axis.name for axis in counted), np.unravel_index(page, pages) if pages else (), strict=True))
-        cuts: dict[str, Any] = {"y": rows, "x": columns, "c": slice(None)} | {
-            name: int(at) for name, at in place.items()
-        }
+        cuts: dict[str, Any] = {"y": rows, "x": columns, "c": slice(None), **place_of_page(page, pages)}
         try:
             values = np.asarray(array[tuple(cuts[name] for name in names)].read().result())
         except ValueError as error:
@@ -72,7 +69,7 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
 
     dtype = intensities(path, np.empty(0, array.dtype.numpy_dtype)).dtype
     channels = sized["c"].size if "c" in sized else 1
-    return (*counted, sized["y"], sized["x"]), channels, read, dtype
+    return (*counted.values(), sized["y"], sized["x"]), channels, read, dtype
 
 
 def _multiscales(path: Path) -> tuple[dict[str, Any], str]:

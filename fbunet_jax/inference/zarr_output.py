@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
 from fbunet_jax.files import write_atomically
-from fbunet_jax.inference.axes import KINDS, Axis, transformations
+from fbunet_jax.inference.axes import KINDS, Axis, place_of_page, transformations
 
 COARSEST_PIXELS = 1024
 """Levels are added until a plane is at most this wide and high."""
@@ -41,7 +41,7 @@ class ZarrImage:
           channels: size of a channel axis, or 0 for none.
         """
         self.path, self._dtype, self._chunk = path, np.dtype(dtype), chunk
-        self._counted = [(axis.name, axis.size) for axis in axes[:-2]]
+        self._counted = {axis.name: axis.size for axis in axes[:-2]}
         every = [*axes, Axis("c", channels)] if channels else axes
         self._axes = tuple(sorted(every, key=lambda axis: list(KINDS).index(axis.name)))
         self._levels = 1
@@ -77,7 +77,7 @@ class ZarrImage:
 
     def is_written(self, page: int, row: int, column: int) -> bool:
         """Say whether the chunk in this row and column of chunks of a page is on disk, in every level."""
-        place = {**self._place(page), "c": 0, "y": row, "x": column}
+        place = {**place_of_page(page, self._counted), "c": 0, "y": row, "x": column}
         return self.path.joinpath("0", "c", *(str(place[axis.name]) for axis in self._axes)).exists()
 
     def write(self, page: int, rows: range, columns: range, values: NDArray) -> None:
@@ -95,7 +95,7 @@ class ZarrImage:
         planes = np.moveaxis(values, -1, 0) if values.ndim > 2 else values
         for level, array in reversed(list(enumerate(self._arrays))):
             step = 2**level
-            index: dict[str, Any] = {**self._place(page), "c": slice(None)}
+            index: dict[str, Any] = {**place_of_page(page, self._counted), "c": slice(None)}
             index["y"] = slice(rows.start // step, -(-rows.stop // step))
             index["x"] = slice(columns.start // step, -(-columns.stop // step))
             part = array[tuple(index[axis.name] for axis in self._axes)]
@@ -103,11 +103,6 @@ class ZarrImage:
                 part.write(planes[..., ::step, ::step].astype(self._dtype)).result()
             except ValueError as error:
                 raise RunError(_not_written(self.path, error)) from error
-
-    def _place(self, page: int) -> dict[str, int]:
-        """Return where a page lies along the axes that count pages."""
-        names, sizes = zip(*self._counted, strict=True) if self._counted else ((), ())
-        return {name: int(at) for name, at in zip(names, np.unravel_index(page, sizes) if sizes else (), strict=True)}
 
     def _open(self, level: int) -> Any:
         step, chunk = 2**level, self._chunk >> level

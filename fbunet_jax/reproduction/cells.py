@@ -152,10 +152,15 @@ def first_difference(cell: Cell, setting: Mapping[str, Any], data: Mapping[str, 
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield dotted name, first and second value of every setting that differs and matters; None for one not set."""
-    flat, against = (
-        flatten_dict(dict(each), sep=".", is_leaf=lambda path, _: path[-1:] == ("classes",)) for each in (one, other)
+    """Yield dotted name, first and second value of every setting that differs and matters; None for one not set.
+
+    A setting that an older cell lacks has its default, with which nothing changes.
+    """
+    defaults, flat, against = (
+        flatten_dict(dict(each), sep=".", is_leaf=lambda path, _: path[-1:] == ("classes",))
+        for each in (setting_of(Config()), one, other)
     )
+    flat, against = defaults | flat, defaults | against
     for name in {**flat, **against}:
         if flat.get(name) != against.get(name) and name not in _NOT_COMPARED:
             yield name, flat.get(name), against.get(name)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
+from fbunet_jax.data.augment import make_augmentation
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
@@ -176,9 +177,13 @@ class FoldTraining:
         settings, crop = config.training, config.data.crop
         self.optimizer = make_optimizer(settings, self.total_steps)
         self.mapped = MappedTraining(
-            make_train_step(setup.model, self.optimizer, setup.class_weights, settings.round_weight),
+            make_train_step(
+                setup.model, self.optimizer, setup.class_weights, settings.round_weight, settings.dice_weight
+            ),
             crop=crop,
-            augmentation=settings.augmentation,
+            augment=make_augmentation(
+                settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation
+            ),
             batch_size=settings.batch_size,
             key=step_key,
         )
@@ -206,7 +211,7 @@ class FoldTraining:
         processes.first(self._check_unrecorded)
         state = create_state(self.setup.model, self.optimizer, self.init_key, channels)
         if weights:
-            state = state._replace(params=weights["params"], batch_stats=weights["batch_stats"])
+            state = state._replace(**weights, optimizer=self.optimizer.init(weights["params"]))
         return replicate(processes.state_of_first(state)), 0, None
 
     def _check_unrecorded(self) -> None:

@@ -1,4 +1,7 @@
-"""The loss of all rounds: lambda * L1 + L2 (Shibuya & Hotta 2020, equation 6), generalised to R rounds."""
+"""The loss of all rounds: lambda * L1 + L2 (Shibuya & Hotta 2020, equation 6), generalised to R rounds.
+
+The soft Dice loss, which can be added, is not the paper's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +24,40 @@ def round_losses(logits: Array, labels: Array, class_weights: ArrayLike) -> tupl
     Returns:
       Sums `[R]` in the type of the logits, and the count [] int32; the loss is their quotient over the global batch.
     """
-    classes = logits.shape[-1]
-    counted = (labels >= 0) & (labels < classes)
-    targets = jax.nn.one_hot(jnp.where(counted, labels, -1), classes, dtype=logits.dtype)
+    counted, targets = _targets(logits, labels)
     cross_entropy = -jnp.sum(targets * jnp.asarray(class_weights, logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
     return cross_entropy.sum(axis=(1, 2, 3)), counted.sum()
+
+
+def dice_sums(logits: Array, labels: Array) -> Array:
+    """Return what the soft Dice loss is made of: sums over the pixels that count, `[3, R, K]` in the logits' type.
+
+    They are the probability of the class where it is the true one, the probability everywhere, and the true pixels.
+    `dice_losses` takes their sum over the whole batch, or any multiple of it.
+    """
+    counted, targets = _targets(logits, labels)
+    probabilities = jax.nn.softmax(logits) * counted[..., None]
+    sums = [probabilities * targets, probabilities, jnp.broadcast_to(targets, logits.shape)]
+    return jnp.stack(sums).sum(axis=(2, 3, 4))
+
+
+def dice_losses(sums: Array) -> Array:
+    """Return the soft Dice loss of each round `[R]`: 1 - 2 sum(p t) / (sum(p) + sum(t)), mean over the classes present.
+
+    The sums are those of the whole batch, not of each image (Milletari et al. 2016, without the squares); a class
+    without a true pixel in the batch is left out, and without any class the loss is 0.
+    """
+    intersection, probability, truth = sums
+    present = truth > 0
+    dice = 2 * intersection / jnp.where(present, probability + truth, 1)
+    return jnp.where(present, 1 - dice, 0).sum(axis=-1) / jnp.maximum(present.sum(axis=-1), 1)
+
+
+def _targets(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Return which pixels count `[N, H, W]` bool, and the true classes `[N, H, W, K]`, 1 or 0."""
+    classes = logits.shape[-1]
+    counted = (labels >= 0) & (labels < classes)
+    return counted, jax.nn.one_hot(jnp.where(counted, labels, -1), classes, dtype=logits.dtype)
 
 
 def round_weights(rounds: int, earlier: float) -> Array:

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+from fbunet_jax.data.augment import VIEWS, Augmentation, dihedral_view, opposite_view
 from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import ConfigError
@@ -83,7 +84,7 @@ class MappedTraining:
         train_step: TrainStep,
         *,
         crop: int,
-        augmentation: str,
+        augment: Augmentation,
         batch_size: int,
         key: Array,
         devices: Sequence[Device] | None = None,
@@ -93,7 +94,7 @@ class MappedTraining:
         Args:
           train_step: from `make_train_step`.
           crop: side of the crops, pixels.
-          augmentation: a name in `fbunet_jax.data.augment.AUGMENTATIONS`.
+          augment: changes each crop, see `make_augmentation`.
           batch_size: of the global batch.
           key: from which the key of every step is folded.
           devices: those of all processes by default.
@@ -106,7 +107,7 @@ class MappedTraining:
         check_batch_size(batch_size, self.devices)
         self.batch_size = batch_size
         self.steps_per_call = 1 if jax.default_backend() == "cpu" else 16
-        step = partial(_sampled_step, train_step, make_sampler(crop, augmentation), key)
+        step = partial(_sampled_step, train_step, make_sampler(crop, augment), key)
         self._call = jax.pmap(
             step if self.steps_per_call == 1 else partial(_many_steps, step),
             axis_name=AXIS,
@@ -207,13 +208,22 @@ class MappedSegmentation:
     """The compiled segmentation of tiles, mapped over the local devices; compiled once for all folds of a run."""
 
     def __init__(
-        self, model: FeedbackUNet, *, tile: int, batch_size: int, devices: Sequence[Device] | None = None
+        self,
+        model: FeedbackUNet,
+        *,
+        tile: int,
+        batch_size: int,
+        tta: bool = False,
+        devices: Sequence[Device] | None = None,
     ) -> None:
-        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices."""
+        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices.
+
+        With `tta` the probabilities of the 8 dihedral views of each tile are averaged.
+        """
         devices = tuple(devices or jax.local_devices())
         self.devices = len(devices)
         self.share = max(1, batch_size // self.devices)
-        self._call = _segmentation(model, tile, devices)
+        self._call = (_averaged_segmentation if tta else _segmentation)(model, tile, devices)
 
     def __call__(
         self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]
@@ -242,6 +252,32 @@ def _segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -
         return logits.argmax(axis=-1).astype(jnp.uint8).swapaxes(0, 1)
 
     return jax.pmap(segment, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
+
+
+@lru_cache(maxsize=4)
+def _averaged_segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -> Callable[..., Array]:
+    """Like `_segmentation`, with the mean over the dihedral views; compiled once, since the view is an argument."""
+
+    def score(variables: Mapping[str, Any], store: ImageStore, tiles: Array, view: Array, back: Array) -> Array:
+        image, _ = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
+        turned = jax.vmap(dihedral_view, in_axes=(0, None))(image, view)
+        probabilities = jax.nn.softmax(cast(Array, model.apply(variables, turned, train=False)))
+        turn_back = jax.vmap(dihedral_view, in_axes=(0, None))
+        return jax.vmap(turn_back, in_axes=(1, None))(probabilities, back)
+
+    mapped = jax.pmap(score, axis_name=AXIS, in_axes=(None, None, 0, None, None), devices=devices)
+    views = [(np.int32(view), np.int32(opposite_view(view))) for view in range(VIEWS)]
+
+    def segment(variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> Array:
+        # the class with the largest sum is that with the largest mean
+        return _largest([mapped(variables, store, tiles, *view) for view in views])
+
+    return segment
+
+
+@jax.jit
+def _largest(scores: Sequence[Array]) -> Array:
+    return sum(scores[1:], start=scores[0]).argmax(axis=-1).astype(jnp.uint8)
 
 
 def _batches(tiles: NDArray[np.int32], devices: int, share: int) -> NDArray[np.int32]:

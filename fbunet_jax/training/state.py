@@ -1,7 +1,7 @@
 """What training changes: parameters, statistics, optimiser; and the optimiser itself."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
       step: [] int32, steps taken.
       params: convolution kernels, biases, batch-norm scales.
       batch_stats: running mean and variance of every round.
-      optimizer: the optimiser's state.
+      optimizer: the optimiser's state, with the average of the parameters if one is taken.
     """
 
     step: Array
@@ -30,8 +30,9 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that `FeedbackUNet.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """The variables that `FeedbackUNet.apply` takes: with the average of the parameters, if one is taken."""
+        average = optax.tree.get(self.optimizer, "average")
+        return {"params": self.params if average is None else average, "batch_stats": self.batch_stats}
 
 
 def create_state(model: FeedbackUNet, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
@@ -76,7 +77,7 @@ def learning_rate_schedule(config: TrainingConfig, total_steps: int) -> optax.Sc
 
 
 def make_optimizer(config: TrainingConfig, total_steps: int) -> optax.GradientTransformation:
-    """Return Adam with the configured schedule, decoupled weight decay (kernels only) and clipping."""
+    """Return Adam with the configured schedule, weight decay (kernels only), clipping, and average of the weights."""
     schedule = learning_rate_schedule(config, total_steps)
     if config.weight_decay:
         adam = optax.adamw(
@@ -85,8 +86,41 @@ def make_optimizer(config: TrainingConfig, total_steps: int) -> optax.GradientTr
     else:
         adam = optax.adam(schedule, eps=config.adam_epsilon)
     if config.gradient_clip:
-        return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adam)
-    return adam
+        adam = optax.chain(optax.clip_by_global_norm(config.gradient_clip), adam)
+    return optax.chain(adam, average_weights(config.weight_average)) if config.weight_average else adam
+
+
+class AverageState(NamedTuple):
+    """The state of `average_weights`.
+
+    Attributes:
+      updates: [] int32, how many there were.
+      average: of the parameters.
+    """
+
+    updates: Array
+    average: optax.Params
+
+
+def average_weights(decay: float) -> optax.GradientTransformation:
+    """Return a transformation that changes no update, and keeps an exponential average of the updated parameters.
+
+    The last one of a chain. The average begins with the initial parameters and moves faster at first: the weight of
+    the old average is at most (1 + t) / (10 + t) after t updates, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def init(params: optax.Params) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(
+        updates: optax.Updates, state: AverageState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, AverageState]:
+        assert params is not None
+        step = 1 - jnp.minimum(decay, (1 + state.updates) / (10 + state.updates))
+        average = optax.incremental_update(optax.apply_updates(params, updates), state.average, step)
+        return updates, AverageState(state.updates + 1, average)
+
+    return optax.GradientTransformation(init, cast(Any, update))
 
 
 def _convolution_kernels(params: Any) -> Any:

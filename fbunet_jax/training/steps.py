@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from fbunet_jax.metrics import confusion_matrix
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.training.losses import round_losses, round_weights
+from fbunet_jax.training.losses import dice_losses, dice_sums, round_losses, round_weights
 from fbunet_jax.training.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -28,7 +28,11 @@ class TrainStep(Protocol):
 
 
 def make_train_step(
-    model: FeedbackUNet, optimizer: optax.GradientTransformation, class_weights: ArrayLike, round_weight: float
+    model: FeedbackUNet,
+    optimizer: optax.GradientTransformation,
+    class_weights: ArrayLike,
+    round_weight: float,
+    dice_weight: float = 0.0,
 ) -> TrainStep:
     """Return ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``.
 
@@ -37,6 +41,7 @@ def make_train_step(
       optimizer: from `make_optimizer`, or any other.
       class_weights: `[K]`.
       round_weight: lambda, the weight of every round's loss but the last's.
+      dice_weight: of the soft Dice loss in the loss of each round.
 
     The batch holds ``image`` `[N, H, W, C]` float32 and ``label`` `[N, H, W]` int32. With ``axis_name`` the batch is
     one device's share of the global batch: loss, gradients and batch statistics are those of the global batch. The
@@ -58,6 +63,12 @@ def make_train_step(
             sums, count = round_losses(logits, batch["label"], class_weights)
             # The mean over devices of sum / (mean count) is the global sum / global count.
             losses = sums / jnp.maximum(mean_over_devices(count.astype(sums.dtype)), 1)
+            if dice_weight:
+                dice = dice_sums(logits, batch["label"])
+                # Its value is the mean over devices, its derivative this device's: the mean of the gradients over
+                # devices is then the gradient of the mean.
+                dice += lax.stop_gradient(mean_over_devices(dice) - dice)
+                losses += dice_weight * dice_losses(dice)
             return (losses * weights.astype(losses.dtype)).sum(), (losses, updates["batch_stats"])
 
         gradients, (losses, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)

@@ -16,7 +16,7 @@ from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import evaluate, fold_entry, missing_folds, pool, table
 from fbunet_jax.training.loop import train_fold
-from fbunet_jax.training.parallel import MappedEvaluation, replicate
+from fbunet_jax.training.parallel import MappedEvaluation, MappedSegmentation, replicate
 from fbunet_jax.training.setup import make_part
 
 
@@ -128,6 +128,43 @@ def test_validation_goes_to_its_own_file_and_equals_what_training_recorded(run):
     best = max(records, key=lambda record: record["mean_iou"])
     assert result["folds"][0]["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-6)
     assert result["folds"][0]["step"] == best["step"]
+
+
+def test_an_evaluation_over_dihedral_views_lies_beside_the_other(run):
+    plain = evaluate(run)
+    averaged = evaluate(run, tta=True)
+    assert json.loads((run / "evaluation.json").read_text()) == plain
+    assert json.loads((run / "evaluation-test-tta.json").read_text()) == averaged
+    assert averaged["split"] == "test-tta"
+    assert [fold["step"] for fold in averaged["folds"]] == [fold["step"] for fold in plain["folds"]]
+    assert averaged["folds"][0]["rounds"][0]["confusion"] != plain["folds"][0]["rounds"][0]["confusion"]
+
+
+class PlaceModel(nn.Module):
+    """Logits that depend on the place in the tile alone."""
+
+    logits: tuple
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        return jnp.broadcast_to(jnp.asarray(self.logits), (2, len(images), 16, 16, 3))
+
+
+def test_views_are_turned_back_before_they_are_averaged(dataset):
+    part = make_part(dataset, np.arange(5), Normalisation("scale"), 16)
+    segment = MappedSegmentation(IntensityModel(), tile=16, batch_size=3)({}, replicate(part.store), part.tiles)
+    turned = MappedSegmentation(IntensityModel(), tile=16, batch_size=3, tta=True)
+    # what depends on a pixel alone is the same in all views
+    for one, other in zip(segment, turned({}, replicate(part.store), part.tiles), strict=True):
+        np.testing.assert_array_equal(one, other)
+    logits = np.random.default_rng(0).normal(size=(16, 16, 3)).round(3)
+    model = PlaceModel(tuple(tuple(map(tuple, row)) for row in logits.tolist()))
+    classes = next(MappedSegmentation(model, tile=16, batch_size=2, tta=True)({}, replicate(part.store), part.tiles))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    views = [np.rot90(each, k) for each in (probabilities, probabilities[:, ::-1]) for k in range(4)]
+    expected = np.mean(views, axis=0).argmax(axis=-1)
+    np.testing.assert_array_equal(classes, [expected, expected])
 
 
 def test_a_fold_that_is_not_trained_is_named(run):

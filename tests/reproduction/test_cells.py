@@ -72,6 +72,16 @@ def test_where_the_data_lie_and_what_changes_no_number_may_differ(folder, make_c
     assert len(read_cells(folder)) == 4
 
 
+def test_a_setting_that_is_younger_than_a_cell_has_its_default_there(folder, make_cell):
+    old = make_cell("unet", 2, 0, COUNTS)
+    del old["setting"]["training"]["dice_weight"]
+    write_cell(folder, old, WEIGHTS)
+    assert len(read_cells(folder)) == 4
+    write_cell(folder, make_cell("unet", 3, 0, COUNTS, training={"dice_weight": 0.5}), WEIGHTS)
+    with pytest.raises(RunError, match=r"training\.dice_weight 0\.5, and it is 0\.0"):
+        read_cells(folder)
+
+
 @pytest.mark.parametrize(
     ("keys", "value"),
     [

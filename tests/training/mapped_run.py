@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from fbunet_jax.data.augment import random_dihedral
 from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.models.feedback import FeedbackUNet
@@ -52,12 +53,12 @@ def train(model, precision, case):
     optimizer = optax.sgd(1.0)
     state = create_state(model, optimizer, jax.random.key(0), channels=1)
     state = jax.tree.map(lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
-    train_step = make_train_step(model, optimizer, jnp.array([0.5, 1.0, 2.0]), 0.5)
+    train_step = make_train_step(model, optimizer, jnp.array([0.5, 1.0, 2.0]), 0.5, dice_weight=0.5)
     store, key = random_store(), jax.random.key(7)
     items = np.random.default_rng(1).integers(0, 10, (STEPS, BATCH)).astype(np.int32)
     history = []
     if case == "jitted":
-        sample = make_sampler(SIDE, "dihedral")
+        sample = make_sampler(SIDE, random_dihedral)
         store = jax.tree.map(jnp.asarray, store)
         step = jax.jit(lambda s, i: train_step(s, sample(store, jax.random.fold_in(key, s.step), i, jnp.arange(BATCH))))
         for row in items:
@@ -65,7 +66,7 @@ def train(model, precision, case):
             history.append((state, metrics))
         return history
     used = jax.devices()[: 4 if case == "unmapped-norm" else int(case)]
-    mapped = MappedTraining(train_step, crop=SIDE, augmentation="dihedral", batch_size=BATCH, key=key, devices=used)
+    mapped = MappedTraining(train_step, crop=SIDE, augment=random_dihedral, batch_size=BATCH, key=key, devices=used)
     state, store = replicate((state, store), used)
     for row in items:
         with nn.intercept_methods(without_axis_name) if case == "unmapped-norm" else contextlib.nullcontext():

@@ -16,6 +16,7 @@ from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
 from fbunet_jax.training import checkpoints, validation
 from fbunet_jax.training.checkpoints import FoldCheckpoints
+from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.loop import train_fold
 from fbunet_jax.training.parallel import MappedTraining
@@ -152,9 +153,11 @@ def test_a_crop_that_the_levels_cannot_halve_is_refused(tmp_path):
         train_fold(tiny(data=TINY["data"] | {"crop": 31}), 0, out=tmp_path / "run")
 
 
-def test_initial_weights_come_from_the_best_checkpoint_and_their_shapes_are_checked(finished, tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_initial_weights_come_from_the_best_checkpoint_and_their_shapes_are_checked(average, finished, tmp_path):
     result, _ = finished
-    config = tiny(training=TINY["training"] | {"initial_weights": str(result.run), "learning_rate": 1e-12})
+    settings = {"initial_weights": str(result.run), "learning_rate": 1e-12, "weight_average": average}
+    config = tiny(training=TINY["training"] | settings)
     continued = train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO())
     old, new = (load_trained_fold(Run(r.run), 1).variables["params"] for r in (result, continued))
     for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
@@ -165,6 +168,22 @@ def test_initial_weights_come_from_the_best_checkpoint_and_their_shapes_are_chec
 
 def config_table(run):
     return TINY["training"] | {"initial_weights": str(run)}
+
+
+def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path):
+    settings = {"weight_average": 0.9, "dice_weight": 0.5, "elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
+    config = tiny(training=TINY["training"] | settings | {"save_minutes": 0})
+    whole = train_fold(config, 1, out=tmp_path / "whole", stream=io.StringIO())
+    interruption = Interruption()
+    interruption.requested = True  # stops at the first step
+    with pytest.raises(KeyboardInterrupt, match="step 1 of"):
+        train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
+    stopped = train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO())
+    assert stopped.directory.metrics.read_bytes() == whole.directory.metrics.read_bytes()
+    last = whole.steps
+    ends = [checkpoint(result.directory, last) for result in (whole, stopped)]
+    for name, values in ends[0].items():
+        np.testing.assert_array_equal(ends[1][name], values)
 
 
 @pytest.mark.parametrize("method", METHODS)

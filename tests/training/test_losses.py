@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.metrics import f1_score
 
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.losses import class_weights, round_losses, round_weights
+from fbunet_jax.training.losses import class_weights, dice_losses, dice_sums, round_losses, round_weights
 
 
 def test_the_loss_is_optax_cross_entropy_weighted_by_class_over_counted_pixels():
@@ -27,6 +28,28 @@ def test_ignored_pixels_neither_add_nor_count():
     kept = [-np.log(np.exp(z[k]) / np.exp(z).sum()) for z, k in ((logits[0, 0, 0, 0], 0), (logits[0, 0, 1, 1], 1))]
     assert count == 2
     assert float(sums[0]) == pytest.approx(float(sum(kept)), rel=1e-5)
+
+
+def test_the_dice_loss_of_certain_predictions_is_one_minus_scikit_learns_f1():
+    random = np.random.default_rng(2)
+    # class 3 is predicted, but has no pixel: it is left out
+    truth, predicted = random.integers(0, 3, (2, 4, 5)), random.integers(0, 4, (2, 2, 4, 5))
+    truth[0, 0, :3] = 255
+    losses = dice_losses(dice_sums(100 * jnp.eye(4)[predicted], jnp.asarray(truth)))
+    kept = truth != 255
+    expected = [
+        1 - f1_score(truth[kept], each[kept], labels=[0, 1, 2], average="macro", zero_division=0) for each in predicted
+    ]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_the_dice_loss_of_uncertain_predictions_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    logits = jnp.log(jnp.asarray(probabilities))[None, None, None]
+    # 2 (0.9 + 0.2) / (1.7 + 2) and 2 x 0.4 / (1.3 + 1)
+    loss = dice_losses(dice_sums(logits, jnp.array([[[0, 1, 0]]])))
+    np.testing.assert_allclose(loss, [1 - (2.2 / 3.7 + 0.8 / 2.3) / 2], rtol=1e-5)
+    assert dice_losses(dice_sums(logits, jnp.full((1, 1, 3), 255))).tolist() == [0]
 
 
 def test_earlier_rounds_weigh_lambda_and_the_last_1():

@@ -7,7 +7,7 @@ import pytest
 
 from fbunet_jax.config import TrainingConfig
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.state import learning_rate_schedule, make_optimizer
+from fbunet_jax.training.state import TrainState, learning_rate_schedule, make_optimizer
 
 
 def test_constant_cosine_and_warmup_follow_their_formulas():
@@ -66,3 +66,23 @@ def test_clipping_scales_the_gradient_to_the_given_norm():
     optimizer = make_optimizer(TrainingConfig(gradient_clip=1.0), 10)
     _, (_, adam) = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose(adam[0].mu["kernel"], 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+
+
+def test_the_average_of_the_weights_follows_its_formula_and_is_what_is_used():
+    optimizer = make_optimizer(TrainingConfig(weight_average=0.5, gradient_clip=1.0), 10)
+    params = {"kernel": jnp.array([1.0, -2.0])}
+    state = TrainState(jnp.int32(0), params, {"mean": jnp.zeros(1)}, optimizer.init(params))
+    average = np.asarray(params["kernel"], np.float64)
+    for t in range(12):
+        updates, adam = optimizer.update({"kernel": jnp.array([1.0, float(t)])}, state.optimizer, state.params)
+        state = state._replace(params=optax.apply_updates(state.params, updates), optimizer=adam)
+        kept = min(0.5, (1 + t) / (10 + t))
+        average = kept * average + (1 - kept) * np.asarray(state.params["kernel"], np.float64)
+        np.testing.assert_allclose(state.variables["params"]["kernel"], average, rtol=1e-6)
+    assert state.variables["batch_stats"] is state.batch_stats
+
+
+def test_without_an_average_the_weights_themselves_are_used():
+    params = {"kernel": jnp.ones(2)}
+    state = TrainState(jnp.int32(0), params, {}, make_optimizer(TrainingConfig(), 10).init(params))
+    assert state.variables["params"] is params
