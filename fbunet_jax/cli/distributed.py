@@ -138,6 +138,14 @@ def _started_by_launcher() -> dict[str, object]:
     return {"cluster_detection_method": None} if is_tpu and (asks or "," in hosts) else {}
 
 
+def launched() -> tuple[int, int]:
+    """Return the number of this process, from 0, and how many Slurm or Open MPI has started together; 0 and 1 alone."""
+    for count, index in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")):
+        if (processes := _number(count)) > 1:
+            return _number(index), processes
+    return 0, 1
+
+
 def _number(name: str) -> int:
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else 0

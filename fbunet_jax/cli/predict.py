@@ -94,6 +94,7 @@ def command(options: Sequence[str], prog: str) -> int:
     if chunked:
         from fbunet_jax.cli.predict_chunks import Request, predict_chunks
 
+        made_with["weights"] = {str(fold.fold): fold.fingerprint() for fold in predictor.folds}
         request = Request(arguments.shard, arguments.chunk, arguments.overwrite, made_with)
         return predict_chunks(predictor, files, folder, settings, request)
     made_with |= {"format": "tiff"}

@@ -1,5 +1,6 @@
 """What ``fbunet predict`` does when it writes OME-Zarr: its part of the chunks, those that are not there yet."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from fbunet_jax.cli.distributed import launched
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.inference.files import OutputFolder, Settings
 from fbunet_jax.inference.predictor import Predictor, default_batch
-from fbunet_jax.inference.volumes import DEFAULT_CHUNK, Shard, Volume, chunks_of, open_volumes, record_of
+from fbunet_jax.inference.volumes import DEFAULT_CHUNK, Shard, Volume, describe_volumes, parts_of, record_of
 
 SHOWN_WARNINGS = 5
 
@@ -39,26 +41,33 @@ def predict_chunks(
     predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, request: Request
 ) -> int:
     """Segment this shard's chunks that are not on disk; return the exit code."""
-    shard = Shard.parse(request.shard) if request.shard else Shard(jax.process_index() + 1, jax.process_count())
+    shard = Shard.parse(request.shard) if request.shard else own_shard()
     if request.overwrite and shard.count > 1:
         raise ConfigError(
             f"--overwrite would remove what the other shards of {folder.path} have written. Remove the folder before "
             "the first of them starts, or choose another with --out."
         )
     chunk = DEFAULT_CHUNK if request.chunk is None else request.chunk
-    with open_volumes(predictor, files, folder, settings, chunk) as volumes:
-        made_with = {"format": "ome-zarr", "chunk": chunk, **request.made_with, "images": record_of(volumes)}
-        # overlays are not written, and the number of tiles at once must not change with the machine
-        del made_with["overlays"]
-        made_with["batch"] = settings.batch or default_batch()
-        folder.join(made_with, files, overwrite=request.overwrite)
-        for volume in volumes:
-            volume.create()
-        _segment(volumes, shard, folder)
+    volumes = describe_volumes(predictor, files, folder, settings, chunk)
+    made_with = {"format": "ome-zarr", "chunk": chunk, **request.made_with, "images": record_of(volumes)}
+    # overlays are not written, and the number of tiles at once must not change with the machine
+    del made_with["overlays"]
+    made_with["batch"] = settings.batch or default_batch()
+    folder.join(made_with, files, overwrite=request.overwrite)
+    for volume in volumes:
+        volume.create()
+    again = "the same command without --overwrite" if request.overwrite else "the same command"
+    _segment(volumes, shard, folder, again)
     return 0
 
 
-def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder) -> None:
+def own_shard() -> Shard:
+    """Return the part of this process: of JAX's distributed runtime, or of what Slurm or Open MPI has started."""
+    index, count = (jax.process_index(), jax.process_count()) if jax.process_count() > 1 else launched()
+    return Shard(index + 1, count)
+
+
+def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, again: str) -> None:
     # nothing here may look at the chunks of the other shards: of a large volume there are too many
     total = sum(volume.chunks for volume in volumes)
     mine = len(shard.part(total))
@@ -70,15 +79,17 @@ def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder) -> N
     layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
     try:
         with tqdm(total=mine, bar_format=layout, disable=None, file=sys.stderr) as bar:
-            for volume, chunk in chunks_of(volumes, shard):
-                if not volume.is_written(chunk):
-                    warnings += filter(None, [volume.segment(chunk)])
-                    done, pixels = done + 1, pixels + chunk.pixels
-                    rate = pixels / 1e6 / (time.monotonic() - started)
-                    bar.set_postfix_str(f"{rate:.2f} megapixels/s", refresh=False)
-                bar.update()
+            for volume, chunks in parts_of(volumes, shard):
+                with contextlib.closing(volume):
+                    for chunk in chunks:
+                        if not volume.is_written(chunk):
+                            warnings += filter(None, [volume.segment(chunk)])
+                            done, pixels = done + 1, pixels + chunk.pixels
+                            rate = pixels / 1e6 / (time.monotonic() - started)
+                            bar.set_postfix_str(f"{rate:.2f} megapixels/s", refresh=False)
+                        bar.update()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{_count(done, 'chunk')} written; the same command goes on with the others") from None
+        raise KeyboardInterrupt(f"{_count(done, 'chunk')} written; {again} goes on with the others") from None
     finally:
         for warning in warnings[:SHOWN_WARNINGS]:
             print(f"Warning: {warning}")

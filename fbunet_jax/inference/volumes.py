@@ -66,20 +66,26 @@ class Chunk:
 
 
 class Volume:
-    """An input and the arrays that its segmentation is written into."""
+    """An input and the arrays that its segmentation is written into.
+
+    The input is open from the first chunk that is segmented until `close`.
+    """
 
     def __init__(
         self, image: OpenImage, predictor: Predictor, folder: OutputFolder, settings: Settings, chunk: int
     ) -> None:
-        """Describe the outputs; nothing is created yet.
+        """Describe the outputs of an image, which is not kept open; nothing is created yet.
 
         Raises:
           DataError: the channels are not those of the network.
         """
         if image.channels != predictor.channels:
             raise DataError(other_channels(image.path, image.channels, predictor.channels))
-        self.image, self._predictor, self._chunk = image, predictor, chunk
-        self._tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
+        self.path, self.axes, self.dtype = image.path, image.axes, image.dtype
+        self._pages, self._height, self._width = image.pages, image.height, image.width
+        self._predictor, self._chunk, self._settings = predictor, chunk, settings
+        self._opened = contextlib.ExitStack()
+        self._image: OpenImage | None = None
         name = f"{name_of(image.path)}.ome.zarr"
         self.labels = ZarrImage(folder.path / "labels" / name, image.axes, np.uint8, chunk)
         self.maps: dict[str, tuple[ZarrImage, list[str]]] = {}
@@ -96,8 +102,7 @@ class Volume:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Return the number of pages, and of rows and columns of chunks in each."""
-        image = self.image
-        return image.pages, -(-image.height // self._chunk), -(-image.width // self._chunk)
+        return self._pages, -(-self._height // self._chunk), -(-self._width // self._chunk)
 
     @property
     def chunks(self) -> int:
@@ -107,8 +112,8 @@ class Volume:
     def create(self) -> None:
         """Create the arrays, or open them if they are there."""
         here, source = self.labels.path, ""
-        if is_zarr(self.image.path):  # viewers open it together with the labels
-            source = os.path.relpath(self.image.path.resolve(), here.resolve())
+        if is_zarr(self.path):  # viewers open it together with the labels
+            source = os.path.relpath(self.path.resolve(), here.resolve())
         self.labels.create(label_metadata(self._predictor.class_names, source))
         for array, names in self.maps.values():
             array.create(channel_metadata(names))
@@ -116,8 +121,8 @@ class Volume:
     def chunk(self, number: int) -> Chunk:
         """Return a chunk by its number, which counts columns first, then rows, then pages."""
         page, row, column = (int(at) for at in np.unravel_index(number, self.grid))
-        rows = range(row * self._chunk, min((row + 1) * self._chunk, self.image.height))
-        columns = range(column * self._chunk, min((column + 1) * self._chunk, self.image.width))
+        rows = range(row * self._chunk, min((row + 1) * self._chunk, self._height))
+        columns = range(column * self._chunk, min((column + 1) * self._chunk, self._width))
         return Chunk(page, row, column, rows, columns)
 
     def is_written(self, chunk: Chunk) -> bool:
@@ -131,12 +136,20 @@ class Volume:
           DataError: the input cannot be read.
           RunError: the chunk cannot be written.
         """
-        warning = ""
+        warning, settings = "", self._settings
+        if self._image is None:
+            self._image = self._opened.enter_context(open_image(self.path, settings.axes))
         if self._windows is None or self._windows[0] != chunk.page:
-            warning = page_warning(self._predictor, self.image, chunk.page)
-            self._windows = chunk.page, PageWindows(self._predictor, self.image, chunk.page, self._tiles)
+            tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
+            warning = page_warning(self._predictor, self._image, chunk.page)
+            self._windows = chunk.page, PageWindows(self._predictor, self._image, chunk.page, tiles)
         self._write(chunk, self._windows[1].segment(chunk.rows, chunk.columns))
         return warning
+
+    def close(self) -> None:
+        """Close the input, and free what was kept of it."""
+        self._image = self._windows = None
+        self._opened.close()
 
     def _write(self, chunk: Chunk, band: Band) -> None:
         values = {"probabilities": band.probabilities, "uncertainty": np.stack(band.arrays()[2:], axis=-1)}
@@ -147,11 +160,10 @@ class Volume:
         self.labels.write(*place, band.labels)
 
 
-@contextlib.contextmanager
-def open_volumes(
+def describe_volumes(
     predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, chunk: int
-) -> Iterator[list[Volume]]:
-    """Open the inputs and describe their outputs.
+) -> list[Volume]:
+    """Describe the inputs and their outputs, one after the other, in an order that is the same in every process.
 
     Raises:
       ConfigError: the chunk's side does not fit.
@@ -161,26 +173,27 @@ def open_volumes(
         raise ConfigError(
             f"--chunk {chunk}: expected a multiple of {CHUNK_UNIT}, at least {CHUNK_UNIT}, such as {DEFAULT_CHUNK}."
         )
-    with contextlib.ExitStack() as stack:
-        images = [stack.enter_context(open_image(file, settings.axes)) for file in files]
-        yield [Volume(image, predictor, folder, settings, chunk) for image in images]
+    volumes = []
+    # not as they are given: a shell sorts *.zarr by its language
+    for file in sorted(files, key=Path.resolve):
+        with open_image(file, settings.axes) as image:
+            volumes.append(Volume(image, predictor, folder, settings, chunk))
+    return volumes
 
 
-def chunks_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, Chunk]]:
-    """Yield the chunks of a shard, of all volumes together."""
+def parts_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, Iterator[Chunk]]]:
+    """Yield the chunks of a shard, volume by volume; the chunks of all volumes are numbered together."""
     mine, first = shard.part(sum(volume.chunks for volume in volumes)), 0
     for volume in volumes:
-        for number in range(max(mine.start - first, 0), min(mine.stop - first, volume.chunks)):
-            yield volume, volume.chunk(number)
+        numbers = range(max(mine.start - first, 0), min(mine.stop - first, volume.chunks))
+        if numbers:
+            yield volume, map(volume.chunk, numbers)
         first += volume.chunks
 
 
 def record_of(volumes: Sequence[Volume]) -> dict[str, Any]:
     """Return what prediction.json says of the inputs."""
     return {
-        str(volume.image.path.resolve()): {
-            "shape": [axis.size for axis in volume.image.axes],
-            "dtype": str(volume.image.dtype),
-        }
+        str(volume.path.resolve()): {"shape": [axis.size for axis in volume.axes], "dtype": str(volume.dtype)}
         for volume in volumes
     }

@@ -46,7 +46,12 @@ class ZarrImage:
         self._axes = tuple(sorted(every, key=lambda axis: list(KINDS).index(axis.name)))
         self._levels = 1
         side = max(axis.size for axis in axes[-2:])
-        while side > COARSEST_PIXELS << (self._levels - 1) and chunk >> self._levels >= SMALLEST_CHUNK:
+        # chunks of every level begin where chunks of level 0 do
+        while (
+            side > COARSEST_PIXELS << (self._levels - 1)
+            and chunk >> self._levels >= SMALLEST_CHUNK
+            and chunk % 2**self._levels == 0
+        ):
             self._levels += 1
         self._arrays: list[Any] = []
 

@@ -1,5 +1,7 @@
 """Job files: trainings as an array of Slurm, on a TPU VM, or as an indexed job of Kubernetes."""
 
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ import jinja2
 import tyro
 
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.jobs.trainings import PROGRAM, Trainings
+from fbunet_jax.jobs.trainings import ALONE, PROGRAM, Trainings
 
 System = Literal["slurm", "tpu", "k8s"]
 SYSTEMS: tuple[System, ...] = get_args(System)
@@ -152,14 +154,14 @@ def job_file(
     variables = " ".join(f'{option} "{value}"' for option, value in own.items())
     values: dict[str, Any] = {
         **asdict(options),
-        "name": _name(trainings),
+        "name": _name(trainings) if system == "slurm" else _distinct_name(trainings),
         "title": trainings.config.name,
         "file": shlex.quote(file.name),
         "setup": setup.strip(),
         "places": [
             {**place._asdict(), "out": shlex.quote(str(trainings.run(place).path))} for place in trainings.places
         ],
-        "train": f"{shlex.join(program)} train {variables} {shlex.join(trainings.shared_options())}",
+        "train": f"{shlex.join(program)} train {variables} {shlex.join((*ALONE, *trainings.shared_options()))}",
         "sweep": f"{shlex.join(program)} sweep {shlex.join(trainings.sweep_options())}",
         "index": "JOB_COMPLETION_INDEX" if system == "k8s" else "SLURM_ARRAY_TASK_ID",
     }
@@ -173,6 +175,7 @@ def job_file(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["for_kubernetes"] = _for_kubernetes
     return environment.get_template(_TEMPLATES[system]).render(values)
 
 
@@ -193,7 +196,18 @@ def _in_slurm(path: Path) -> str:
     return f'"{path}"'
 
 
+def _for_kubernetes(text: str) -> str:
+    """Return what Kubernetes makes `text` of: it replaces $(NAME) and $$ before the shell sees them."""
+    return re.sub(r"\$+\(|\${2,}", lambda found: found.group().replace("$", "$$"), text)
+
+
 def _name(trainings: Trainings) -> str:
     """Return a name for jobs, as Kubernetes and Google Cloud take it."""
     word = re.sub(r"[^a-z0-9]+", "-", trainings.config.name.lower()).strip("-")
     return f"fbunet-{word}"[:50].rstrip("-")
+
+
+def _distinct_name(trainings: Trainings) -> str:
+    """Return a name that other trainings of the configuration do not have: what has one name exists once there."""
+    digest = hashlib.blake2b(json.dumps(trainings.sweep_options()).encode(), digest_size=3)
+    return f"{_name(trainings)}-{digest.hexdigest()}"

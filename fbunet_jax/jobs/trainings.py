@@ -9,6 +9,9 @@ from typing import Any
 from fbunet_jax.config import Config, to_table
 from fbunet_jax.runs import FoldDirectory, Place, Run, default_path
 
+ALONE = ("--distributed.num-processes", "1")
+"""For ``fbunet train``: one training a process, although a launcher or a TPU slice would make it one of several."""
+
 PROGRAM = (sys.executable, "-P", "-m", "fbunet_jax.cli")
 """This program, wherever it is called; -P: what lies in the working directory is not imported in place of a package."""
 
@@ -55,7 +58,7 @@ class Trainings:
     def options(self, place: Place) -> list[str]:
         """Return the options of ``fbunet train`` for one of the trainings."""
         own = ["--method", place.method, "--fold", str(place.fold), "--seed", str(place.seed)]
-        return [*own, "--out", str(self.run(place).path), *self.shared_options()]
+        return [*own, "--out", str(self.run(place).path), *ALONE, *self.shared_options()]
 
     def sweep_options(self) -> list[str]:
         """Return the options of ``fbunet sweep`` for all of the trainings."""

@@ -1,5 +1,6 @@
 """A trained fold, read back from its run: network, best weights, normalisation."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,14 @@ class TrainedFold:
     variables: dict[str, Any]
     normalisation: Normalisation
     class_names: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the weights and of the normalisation: what is equal segments alike."""
+        digest = hashlib.blake2b(repr(self.normalisation).encode(), digest_size=16)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(self.variables)):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(leaf.tobytes())
+        return digest.hexdigest()
 
 
 def save_inputs(directory: FoldDirectory, normalisation: Normalisation) -> None:

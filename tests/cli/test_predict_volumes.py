@@ -1,5 +1,6 @@
 """predict.py on volumes as a user types it: chunks of OME-Zarr, in shards, interrupted, and read by other programs."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,9 +24,12 @@ from fbunet_jax.cli import main, predict_chunks
 from fbunet_jax.config import load_config
 from fbunet_jax.data.synthetic import synthetic_image
 from fbunet_jax.figures import class_colours
-from fbunet_jax.inference import images, zarr_output
+from fbunet_jax.inference import images, volumes, zarr_output
+from fbunet_jax.inference.images import open_image
+from fbunet_jax.inference.volumes import Shard
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.trained import TrainedFold
 
 with warnings.catch_warnings():  # of a default value that the library itself deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -151,13 +155,48 @@ def test_the_bytes_are_the_same_whatever_the_number_of_processes(count, work, re
     assert files_of(work / f"shards-{count}") == files_of(result)
 
 
-def test_shards_are_those_of_the_distributed_processes(work, result, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("count", "index"), [("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
+)
+def test_shards_are_those_of_the_processes_that_were_started_together(count, index, work, result, monkeypatch, capsys):
+    out = f"started-{count}"
+    monkeypatch.setenv(count, "4")
+    monkeypatch.setenv(index, "2")
+    assert predict(work, out) == 0
+    assert "3 chunks of 12, shard 3/4" in capsys.readouterr().out
+    written = {name for name in files_of(work / out) if name.startswith("labels/in.ome.zarr/0/c/")}
+    assert written == {f"labels/in.ome.zarr/0/c/1/{place}" for place in ("0/0", "0/1", "1/0")}
+
+
+def test_shards_are_those_of_the_distributed_runtime(monkeypatch):
     runtime = SimpleNamespace(process_count=lambda: 4, process_index=lambda: 2)
     monkeypatch.setattr(predict_chunks, "jax", runtime)
-    assert predict(work, "distributed") == 0
-    assert "3 chunks of 12, shard 3/4" in capsys.readouterr().out
-    written = {name for name in files_of(work / "distributed") if name.startswith("labels/in.ome.zarr/0/c/")}
-    assert written == {f"labels/in.ome.zarr/0/c/1/{place}" for place in ("0/0", "0/1", "1/0")}
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert predict_chunks.own_shard() == Shard(3, 4)
+
+
+def test_several_inputs_are_one_job_in_whatever_order_and_one_is_open_at_a_time(work, tmp_path, monkeypatch):
+    pages = np.load(work / "pages.npy")
+    inputs = [tmp_path / f"{name}.ome.zarr" for name in "ab"]
+    for path, page in zip(inputs, pages, strict=True):
+        write_volume(path, page[None])
+    opened = []
+
+    @contextlib.contextmanager
+    def counting(*arguments):
+        with open_image(*arguments) as image:
+            opened.append(image.path.name)
+            assert len(opened) == 1
+            yield image
+        opened.pop()
+
+    monkeypatch.setattr(volumes, "open_image", counting)
+    for shard, order in (("1/2", inputs), ("2/2", inputs[::-1])):
+        command = ["predict", str(work / "run"), *map(str, order), "--out", str(tmp_path / "out"), *TILES]
+        assert main([*command, "--shard", shard]) == 0
+    chunks = [path.relative_to(tmp_path / "out/labels") for path in (tmp_path / "out/labels").rglob("0/c/0/?/?")]
+    assert len(chunks) == len(set(chunks)) == CHUNKS
+    assert not opened
 
 
 KILLED = """
@@ -216,6 +255,9 @@ def test_an_interruption_says_how_to_go_on(work, result, monkeypatch, capsys):
     monkeypatch.setattr(PageWindows, "segment", interrupted)
     assert predict(work, "stopped") == 130
     assert "Interrupted: 2 chunks written; the same command goes on with the others." in capsys.readouterr().err
+    segmented.clear()
+    assert predict(work, "stopped", "--overwrite") == 130
+    assert "; the same command without --overwrite goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -238,7 +280,7 @@ def test_ome_zarr_becomes_tiff_on_request(work, result):
     np.testing.assert_array_equal(tifffile.imread(work / "as-tiff/labels/in.tif"), expected)
 
 
-def test_results_of_other_settings_are_kept_unless_overwritten(work, result, capsys):
+def test_results_of_other_settings_are_kept_unless_overwritten(work, result, monkeypatch, capsys):
     assert predict(work, "again", "--shard", "1/6", maps=()) == 0
     for options, message in (
         (["--tta"], "were made with tta = false, now it is true"),
@@ -248,6 +290,11 @@ def test_results_of_other_settings_are_kept_unless_overwritten(work, result, cap
     ):
         assert predict(work, "again", *options, maps=()) == 2
         assert message in capsys.readouterr().err
+    with monkeypatch.context() as other:
+        # of the same step, but trained anew
+        other.setattr(TrainedFold, "fingerprint", lambda fold: "other")
+        assert predict(work, "again", maps=()) == 2
+        assert "were made with weights = " in capsys.readouterr().err
     assert len(list((work / "again/labels/in.ome.zarr/0/c").rglob("?/?/?"))) == 2
     assert predict(work, "again", "--overwrite", "--chunk", "112", maps=()) == 0
     assert "Written: 4 of 4 chunks" in capsys.readouterr().out

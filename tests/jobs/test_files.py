@@ -1,6 +1,7 @@
 """Job files: what they do, with stand-ins for the programs that they call; and what a cluster would refuse."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from fbunet_jax.cli import main
 
 TPU = ("--tpu.project", "lab", "--tpu.zone", "us-west4-a", "--tpu.disk", "projects/lab/zones/us-west4-a/disks/runs")
 SETUP = {"slurm": (), "tpu": (*TPU, "--setup", "source ~/fbunet/bin/activate"), "k8s": ("--k8s.image", "lab/fbunet:1")}
+ODD = "it's $HOME $$1 $(HOSTNAME) $$(HOSTNAME)"
 FILES = {
     "slurm": "fbunet-quickstart.sbatch",
     "tpu": "fbunet-quickstart-tpu.sh",
@@ -36,16 +38,26 @@ def program(folder, name, text):
     path.chmod(0o755)
 
 
-def written(system, *options):
-    assert main(["jobs", system, *SETUP[system], *options]) == 0
-    return Path(FILES[system]).read_text()
+def written(system, *options, file=""):
+    chosen = ("--file", file) if file else ()
+    assert main(["jobs", system, *SETUP[system], *options, *chosen]) == 0
+    return Path(file or FILES[system]).read_text()
 
 
 def shell_texts(system, text):
-    return [text] if system != "k8s" else yaml.safe_load(text)["spec"]["template"]["spec"]["containers"][0]["args"]
+    if system != "k8s":
+        return [text]
+    [container] = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    return [as_kubernetes(each, {"HOSTNAME": "replaced"}) for each in container["args"]]
 
 
-@pytest.mark.parametrize("options", [(), ("--methods", "unet", "ru-net", "--seeds", "2", "--data.root", "it's $HOME")])
+def as_kubernetes(text, variables):
+    """Return what Kubernetes gives to a container: $$ is $, and $(NAME) is a variable's value if there is one."""
+    pattern = r"\$\$|\$\((\w+)\)"
+    return re.sub(pattern, lambda found: variables.get(found[1], found[0]) if found[1] else "$", text)
+
+
+@pytest.mark.parametrize("options", [(), ("--methods", "unet", "ru-net", "--seeds", "2", "--data.root", ODD)])
 @pytest.mark.parametrize("system", FILES)
 def test_what_a_shell_runs_is_free_of_mistakes_for_bash_and_shellcheck(system, options, here):
     for text in shell_texts(system, written(system, *options)):
@@ -60,7 +72,7 @@ def test_what_a_shell_runs_is_free_of_mistakes_for_bash_and_shellcheck(system, o
 @pytest.mark.parametrize("system", ["slurm", "k8s"])
 def test_each_index_is_one_training_and_together_they_are_all(system, here):
     options = ("--methods", "unet", "ru-net", "--fold", "0", "3", "--seeds", "2", "--out", "my runs")
-    text = written(system, *options, "--setup", "true", "--data.root", "it's $HOME", "--data.classes", "cell body", "7")
+    text = written(system, *options, "--setup", "true", "--data.root", ODD, "--data.classes", "cell body", "7")
     program(here, "fbunet", 'printf "%s\\n" "$@" >> calls; echo >> calls')
     index = {"slurm": "SLURM_ARRAY_TASK_ID", "k8s": "JOB_COMPLETION_INDEX"}[system]
     for number in range(8):
@@ -68,13 +80,15 @@ def test_each_index_is_one_training_and_together_they_are_all(system, here):
         [script] = shell_texts(system, text)
         assert subprocess.run(["bash", "-c", script], env=os.environ | variables).returncode == 0
     calls = [block.splitlines() for block in (here / "calls").read_text().split("\n\n") if block]
-    found = [{call[i]: call[i + 1] for i in range(1, 9, 2)} for call in calls]
+    found = [{call[i]: call[i + 1] for i in range(1, 11, 2)} for call in calls]
+    # a launcher of several processes does not make them one training
+    assert {each["--distributed.num-processes"] for each in found} == {"1"}
     assert [(each["--method"], each["--fold"], each["--seed"]) for each in found] == [
         *(("unet", "0", "0"), ("ru-net", "0", "0"), ("unet", "3", "0"), ("ru-net", "3", "0")),
         *(("unet", "0", "1"), ("ru-net", "0", "1"), ("unet", "3", "1"), ("ru-net", "3", "1")),
     ]
     assert found[5]["--out"] == "my runs/ru-net-seed1"
-    assert all(call[0] == "train" and "--data.root=it's $HOME" in call and "cell body" in call for call in calls)
+    assert all(call[0] == "train" and f"--data.root={ODD}" in call and "cell body" in call for call in calls)
     beyond = os.environ | {index: "8", "SLURM_ARRAY_JOB_ID": "7"}
     done = subprocess.run(["bash", "-c", script], env=beyond, capture_output=True, text=True)
     assert done.returncode == 2
@@ -137,6 +151,15 @@ def test_without_a_setup_the_job_calls_this_program_by_its_path(here):
     assert f"{sys.executable} -P -m fbunet_jax.cli train" in text
 
 
+@pytest.mark.parametrize("system", ["tpu", "k8s"])
+def test_other_trainings_of_a_configuration_have_another_name(system, here):
+    names = []
+    for options in (("--methods", "unet"), ("--methods", "ru-net"), ("--methods", "unet", "--training.epochs", "3")):
+        text = written(system, *options, file=f"{len(names)}.txt")
+        names += re.findall(r"^ *(?:node=|name: )(fbunet-quickstart-\S+)$", text, re.MULTILINE)
+    assert len(set(names)) == 3
+
+
 def test_the_job_of_kubernetes_is_valid_and_says_what_was_asked_for(here):
     options = ("--k8s.data-claim", "images", "--k8s.at-once", "3", "--k8s.namespace", "lab", "--k8s.grace", "90")
     job = yaml.safe_load(written("k8s", *options, "--setup", "export A=1\nexport B=2"))
@@ -190,9 +213,49 @@ def test_a_tpu_that_is_taken_away_is_asked_for_again_and_deleted_when_all_is_fin
     expected += ["describe", "create", "describe", "describe", "ssh"]
     assert verbs == expected + ["delete"] * (code == 0)
     assert "--accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite --spot" in calls
-    sweep = "exec fbunet sweep --methods unet ru-net --fold 0 2 --seed 0 --seeds 1 --out runs/quickstart"
+    sweep = " fbunet sweep --methods unet ru-net --fold 0 2 --seed 0 --seeds 1 --out runs/quickstart"
     assert f"{sweep} --config quickstart --training.epochs=3" in calls
     assert ("costs money" in done.stderr) == (code == 2)
+
+
+def test_trainings_that_went_on_when_a_connection_broke_are_waited_for(here, monkeypatch):
+    """The first connection breaks, the next seven find the trainings under way, and the last one that all is done."""
+    program(
+        here,
+        "gcloud",
+        """
+        case "$*" in
+          *" describe "*) echo ACTIVE ;;
+          *" ssh "*)
+            tries=$(($(cat tries 2>/dev/null || echo 0) + 1))
+            echo $tries > tries
+            case $tries in 1) exit 255 ;; 9) exit 0 ;; *) exit 75 ;; esac ;;
+          *" delete "*) touch deleted ;;
+        esac
+        """,
+    )
+    monkeypatch.setenv("WAIT_SECONDS", "0")
+    written("tpu", "--fold", "0")
+    done = subprocess.run(["bash", FILES["tpu"]], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, (here / "tries").read_text()) == (0, "9\n")
+    assert (here / "deleted").exists()
+
+
+def test_only_one_sweep_runs_on_a_tpu_vm(here, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    program(here, "sudo", "exit 0")
+    program(here, "mountpoint", "exit 0")
+    # it says that it runs, and ends when it may
+    program(here, "fbunet", "echo running; read -r")
+    written("tpu", "--fold", "0", "--tpu.folder", str(disk), "--setup", "true")
+    text = Path(FILES["tpu"]).read_text()
+    script = text[text.index("set -euo pipefail\nmountpoint") : text.index("\nON_THE_VM\n)")]
+    with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "running\n"
+        assert subprocess.run(["bash", "-c", script], timeout=60).returncode == 75
+        first.communicate("\n", timeout=60)
+    assert first.returncode == 0
 
 
 @pytest.mark.parametrize(

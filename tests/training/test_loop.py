@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from fbunet_jax import figures
 from fbunet_jax.config import METHODS, load_config
 from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.runs import Run
 from fbunet_jax.training import checkpoints, validation
@@ -324,3 +326,12 @@ def test_weights_saved_on_eight_devices_are_read_on_one(finished):
     result, _ = finished
     trained = load_trained_fold(Run(result.run), 1)
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(trained.variables)} == {1}
+
+
+def test_the_fingerprint_of_a_fold_is_that_of_its_weights_and_its_normalisation(finished):
+    trained = load_trained_fold(Run(finished[0].run), 1)
+    assert trained.fingerprint() == load_trained_fold(Run(finished[0].run), 1).fingerprint()
+    shifted = jax.tree.map(lambda leaf: leaf, trained.variables)
+    shifted["batch_stats"] = jax.tree.map(lambda leaf: leaf + 1e-6, trained.variables["batch_stats"])
+    others = [replace(trained, variables=shifted), replace(trained, normalisation=Normalisation("scale"))]
+    assert len({trained.fingerprint(), *(other.fingerprint() for other in others)}) == 3
