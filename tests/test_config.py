@@ -168,6 +168,10 @@ RANGES = {
         "batch_norm_epsilon": [0.0, -1.0, float("inf")],
     },
     TrainingConfig: {
+        "dice_weight": [-0.1, float("nan")],
+        "elastic_augmentation": [-1.0, float("inf")],
+        "intensity_augmentation": [-0.1, 1.1],
+        "weight_average": [-0.1, 1.0],
         "epochs": [0],
         "batch_size": [0],
         "validate_every": [0],

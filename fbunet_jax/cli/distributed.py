@@ -159,7 +159,8 @@ def _initialize(arguments: dict[str, object], options: Distributed) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     not_found = (
         f"The processes of this training did not find each other within {options.start_seconds} seconds. Start the "
-        "same command on all hosts, and see that each reaches the port of process 0"
+        "same command on all hosts, see that none has ended with an error of its own, and that each reaches the port "
+        "of process 0"
     )
     not_found += f", {options.coordinator_address}." if options.coordinator_address else "."
     _tell_when_aborted(f"Error: {not_found}")  # as JAX does when it has waited long enough

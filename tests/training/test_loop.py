@@ -172,14 +172,20 @@ def config_table(run):
     return TINY["training"] | {"initial_weights": str(run)}
 
 
-def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path):
+def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, monkeypatch):
     settings = {"weight_average": 0.9, "dice_weight": 0.5, "elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
     config = tiny(training=TINY["training"] | settings | {"save_minutes": 0})
     whole = train_fold(config, 1, out=tmp_path / "whole", stream=io.StringIO())
-    interruption = Interruption()
-    interruption.requested = True  # stops at the first step
-    with pytest.raises(KeyboardInterrupt, match="step 1 of"):
-        train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
+    interruption, call = Interruption(), MappedTraining.__call__
+
+    def stopping(self, state, store, items):
+        interruption.requested = True
+        return call(self, state, store, items)
+
+    with monkeypatch.context() as stopped_at_once:
+        stopped_at_once.setattr(MappedTraining, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt, match="step 1 of"):
+            train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
     stopped = train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO())
     assert stopped.directory.metrics.read_bytes() == whole.directory.metrics.read_bytes()
     last = whole.steps
