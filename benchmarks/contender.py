@@ -82,14 +82,7 @@ def ours(task: Task) -> tuple[Run, int, str]:
     )
     step = make_train_step(model, optimizer, np.asarray(CLASS_WEIGHTS, np.float32), 0.5)
     augment = make_augmentation("none")
-    mapped = MappedTraining(
-        step,
-        crop=task.size,
-        augment=augment,
-        batch_size=task.batch,
-        key=jax.random.key(1),
-        devices=None,
-    )
+    mapped = MappedTraining(step, crop=task.size, augment=augment, batch_size=task.batch, key=jax.random.key(1))
     held = list(replicate((state, store)))
     items = np.tile(np.arange(task.batch, dtype=np.int32), (mapped.steps_per_call, 1))
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
-from fbunet_jax.config import FORMAT, Config, from_table, read_toml, to_table, to_toml
+from fbunet_jax.config import FORMAT, Config, to_toml
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import RESTORE, create_once, read_json, write_atomically
+from fbunet_jax.toml_tables import from_table, read_toml, to_table
 
 _MOST_CHANNELS = 2**16
 

@@ -9,6 +9,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 
 ORDER = [
     "errors",
+    "toml_tables",
     "config",
     "files",
     "runs",

@@ -15,11 +15,11 @@ from fbunet_jax.config import (
     DataConfig,
     ModelConfig,
     TrainingConfig,
-    from_table,
     load_config,
     to_toml,
 )
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.toml_tables import from_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

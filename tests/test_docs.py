@@ -16,10 +16,11 @@ import tyro
 
 from fbunet_jax import dry_run
 from fbunet_jax.cli import COMMANDS, main, train
-from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config, to_table
+from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config
 from fbunet_jax.dry_run import Estimate
 from fbunet_jax.models.methods import build_model, count_parameters
 from fbunet_jax.runs import FoldDirectory, default_path
+from fbunet_jax.toml_tables import to_table
 from fbunet_jax.training import loop
 from fbunet_jax.training.estimate import Costs, Work
 
@@ -77,7 +78,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
 def test_every_configuration_that_is_named_exists_and_loads(text: Path) -> None:
-    for name in re.findall(r"configs/\w+\.toml", text.read_text(encoding="utf-8")):
+    for name in re.findall(r"configs/[\w-]+\.toml", text.read_text(encoding="utf-8")):
         assert load_config(ROOT / name).name == Path(name).stem
 
 

@@ -31,9 +31,9 @@ def dihedral_view(array: Array, view: Array | int) -> Array:
     return jax.lax.switch(view, [turned(v % 4, v >= 4) for v in range(VIEWS)], array)
 
 
-def opposite_view(view: int) -> int:
+def opposite_view(view: Array | int) -> Array:
     """Return the view that undoes a view: the opposite turn, or the same mirror image again."""
-    return -view % 4 if view < 4 else view
+    return jnp.where(jnp.asarray(view) < 4, -view % 4, view)
 
 
 def random_dihedral(key: Array, image: Array, label: Array) -> tuple[Array, Array]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fbunet_jax.config import DataConfig, from_table, read_toml
+from fbunet_jax.config import DataConfig
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.toml_tables import from_table, read_toml
 
 IGNORE = 255
 """Index of pixels without a class."""

@@ -10,11 +10,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from fbunet_jax.data.augment import VIEWS, dihedral_view, opposite_view
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.training.trained import TrainedFold
-
-VIEWS = 8
-"""The dihedral views of a square: 4 rotations, and the 4 of its mirror image."""
 
 Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -62,24 +60,12 @@ def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Arra
       pixels: `[B, T, T, C]` as stored.
       scale: `[C]`.
       shift: `[C]`.
-      view: [] int32, 0 to 7; 0 is the tile as it is.
+      view: [] int32, 0 to 7, see `dihedral_view`; 0 is the tile as it is.
     """
+    turn = jax.vmap(dihedral_view, in_axes=(0, None))
     images = turn(pixels, view).astype(jnp.float32) * scale + shift
     logits = cast(Array, model.apply(variables, images, train=False))
-    return turn_back(jax.nn.softmax(logits[-1].astype(jnp.float32)), view)
-
-
-def turn(images: Array, view: Array) -> Array:
-    """Return a dihedral view of square images `[B, T, T, C]`: `view` % 4 quarter turns, mirrored from 4 on."""
-    turns = [partial(jnp.rot90, k=k, axes=(1, 2)) for k in range(4)]
-    turned = jax.lax.switch(view % 4, turns, images)
-    return jnp.where(view >= 4, turned[:, :, ::-1], turned)
-
-
-def turn_back(images: Array, view: Array) -> Array:
-    """Undo `turn`."""
-    turns = [partial(jnp.rot90, k=-k, axes=(1, 2)) for k in range(4)]
-    return jax.lax.switch(view % 4, turns, jnp.where(view >= 4, images[:, :, ::-1], images))
+    return turn(jax.nn.softmax(logits[-1].astype(jnp.float32)), opposite_view(view))
 
 
 def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:

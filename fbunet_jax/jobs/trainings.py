@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fbunet_jax.config import Config, to_table
+from fbunet_jax.config import Config
 from fbunet_jax.runs import FoldDirectory, Place, Run, default_path
+from fbunet_jax.toml_tables import to_table
 
 ALONE = ("--distributed.num-processes", "1")
 """For ``fbunet train``: one training a process, although a launcher or a TPU slice would make it one of several."""

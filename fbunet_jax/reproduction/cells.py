@@ -14,12 +14,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
-from fbunet_jax.config import METHODS, Config, to_table
+from fbunet_jax.config import METHODS, Config
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, fold_entry
 from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.origin import Process
 from fbunet_jax.runs import Place
+from fbunet_jax.toml_tables import to_table
 from fbunet_jax.training.trained import TrainedFold
 
 FORMAT = 1

@@ -258,19 +258,17 @@ def _segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -
 def _averaged_segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -> Callable[..., Array]:
     """Like `_segmentation`, with the mean over the dihedral views; compiled once, since the view is an argument."""
 
-    def score(variables: Mapping[str, Any], store: ImageStore, tiles: Array, view: Array, back: Array) -> Array:
+    def score(variables: Mapping[str, Any], store: ImageStore, tiles: Array, view: Array) -> Array:
         image, _ = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
-        turned = jax.vmap(dihedral_view, in_axes=(0, None))(image, view)
-        probabilities = jax.nn.softmax(cast(Array, model.apply(variables, turned, train=False)))
-        turn_back = jax.vmap(dihedral_view, in_axes=(0, None))
-        return jax.vmap(turn_back, in_axes=(1, None))(probabilities, back)
+        turn = jax.vmap(dihedral_view, in_axes=(0, None))
+        logits = cast(Array, model.apply(variables, turn(image, view), train=False))
+        return jax.vmap(turn, in_axes=(1, None))(jax.nn.softmax(logits), opposite_view(view))
 
-    mapped = jax.pmap(score, axis_name=AXIS, in_axes=(None, None, 0, None, None), devices=devices)
-    views = [(np.int32(view), np.int32(opposite_view(view))) for view in range(VIEWS)]
+    mapped = jax.pmap(score, axis_name=AXIS, in_axes=(None, None, 0, None), devices=devices)
 
     def segment(variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> Array:
         # the class with the largest sum is that with the largest mean
-        return _largest([mapped(variables, store, tiles, *view) for view in views])
+        return _largest([mapped(variables, store, tiles, np.int32(view)) for view in range(VIEWS)])
 
     return segment
 
