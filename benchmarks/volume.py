@@ -6,6 +6,7 @@ network is the quickstart's, trained on one fold. Rates are those after the firs
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,8 +48,9 @@ class Options:
     """Of that training."""
     shard: str = ""
     """Only one part of the chunks, such as 1/100."""
-    pinned: bool = False
-    """Time one process pinned to one core, then two pinned to one core each, instead of one process on all cores."""
+    pinned: tuple[int, ...] = ()
+    """Numbers of processes to time one after the other, each process pinned to a core of its own: 1 2 times one, then
+    two. One process on all cores if not given."""
     predict: tuple[str, ...] = ()
     """More options of predict, such as --predict=--overlap=128."""
 
@@ -126,13 +128,19 @@ def compare(folder: Path, options: Options) -> None:
     volume = folder / f"{options.height}x{options.width}x{options.sections}.ome.zarr"
     write_volume(volume, options)
     command = ["predict", str(train(folder, options)), str(volume), *options.predict]
-    ways: dict[str, list[int | None]] = {"one process, all cores": [None]}
+    available = sorted(os.sched_getaffinity(0))
+    if any(not 1 <= number <= len(available) for number in options.pinned):
+        sys.exit(f"--pinned: {options.pinned}, but this process may use {len(available)} cores. Give 1 to that number.")
+    ways: dict[str, list[int | None]] = {"1 process, all cores": [None]}
     if options.pinned:
-        first, second = sorted(os.sched_getaffinity(0))[:2]
-        ways = {"one process, one core": [first], "two processes, one core each": [first, second]}
+        ways = {f"pinned processes: {number}": list(available[:number]) for number in options.pinned}
+    if options.shard and any(number > 1 for number in options.pinned):
+        sys.exit("--shard and several pinned processes, which have shards of their own: leave one of them out.")
     rows, outs = [], []
-    for number, (name, cores) in enumerate(ways.items()):
-        out = folder / f"out-{volume.name}-{number}"
+    for name, cores in ways.items():
+        out = folder / f"out-{volume.name}-{len(cores) if options.pinned else 'all'}"
+        # of an earlier call, whose chunks would not be computed again
+        shutil.rmtree(out, ignore_errors=True)
         part = ["--shard", options.shard] if options.shard else []
         rows.append(line(name, measure([*command, "--out", str(out), *part], cores)))
         outs.append(out)
@@ -141,9 +149,9 @@ def compare(folder: Path, options: Options) -> None:
     print("| | chunks | seconds | megapixels/s after the first chunk | peak memory of each, GiB |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))
-    if options.pinned:
-        equal = same_files(outs[0] / "labels", outs[1] / "labels")
-        print(f"The labels of both are {'the same, byte for byte' if equal else 'NOT the same'}.")
+    if len(outs) > 1:
+        equal = all(same_files(outs[0] / "labels", out / "labels") for out in outs[1:])
+        print(f"The labels of all are {'the same, byte for byte' if equal else 'NOT the same'}.")
 
 
 def main() -> None:

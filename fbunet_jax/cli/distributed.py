@@ -121,8 +121,7 @@ def _started_by_launcher() -> dict[str, object]:
     JAX finds out the rest. It takes the tasks of a Slurm job for processes, but in a job's script or in an interactive
     shell there is only one, however many the job may start; those of the step are what was started.
     """
-    if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
-        return {"num_processes": tasks, "cluster_detection_method": "slurm"}
+    # Open MPI first: where it starts its own daemons by srun, their variables reach its processes too
     if (ranks := _number("OMPI_COMM_WORLD_SIZE")) > 1:
         if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # by which JAX knows Open MPI; version 5 does not set it
             raise ConfigError(
@@ -131,6 +130,8 @@ def _started_by_launcher() -> dict[str, object]:
                 "--distributed.process-id $OMPI_COMM_WORLD_RANK, in a command that a shell runs on each host."
             )
         return {"cluster_detection_method": "ompi"}
+    if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
+        return {"num_processes": tasks, "cluster_detection_method": "slurm"}
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES") or ""
     is_tpu = importlib.util.find_spec("libtpu") and any(map(Path.exists, map(Path, ("/dev/accel0", "/dev/vfio/0"))))
     # where the environment does not name the hosts, JAX asks the metadata of the TPU VM
@@ -140,7 +141,7 @@ def _started_by_launcher() -> dict[str, object]:
 
 def launched() -> tuple[int, int]:
     """Return the number of this process, from 0, and how many Slurm or Open MPI has started together; 0 and 1 alone."""
-    for count, index in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")):
+    for count, index in (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")):
         if (processes := _number(count)) > 1:
             return _number(index), processes
     return 0, 1

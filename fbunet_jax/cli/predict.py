@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tqdm import tqdm
 
+from fbunet_jax.cli.distributed import launched
 from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Arguments:
     """Side of the chunks of OME-Zarr in pixels; 1024 if not given."""
     shard: str = ""
     """Compute one part of the chunks of OME-Zarr, such as 1/4 for the first of four processes; by default all of them,
-    or this process's part where several run together."""
+    or this process's part where srun or Open MPI has started several; 1/1 for all of them there too."""
     overwrite: bool = False
     """Replace results that --out holds already."""
     debug: bool = False
@@ -82,8 +83,8 @@ def command(options: Sequence[str], prog: str) -> int:
     check_axes(arguments.axes)
     files = find_images([Path(image) for image in arguments.images])
     chunked = arguments.format == "ome-zarr" or (not arguments.format and any(map(is_zarr, files)))
-    if not chunked and (arguments.shard or arguments.chunk is not None):
-        raise ConfigError("--shard and --chunk belong to OME-Zarr: add --format ome-zarr, or leave them out.")
+    if not chunked:
+        check_alone(arguments.shard, arguments.chunk)
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
     predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
     tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
@@ -106,6 +107,21 @@ def command(options: Sequence[str], prog: str) -> int:
         flush=True,
     )
     return _segment(predictor, files, folder, settings)
+
+
+def check_alone(shard: str, chunk: int | None) -> None:
+    """Check the options where TIFFs are written, by one process.
+
+    Raises:
+      ConfigError: an option belongs to OME-Zarr, or a launcher has started several processes of this command.
+    """
+    if shard not in ("", "1/1") or chunk is not None:
+        raise ConfigError("--shard and --chunk belong to OME-Zarr: add --format ome-zarr, or leave them out.")
+    if not shard and (count := launched()[1]) > 1:
+        raise ConfigError(
+            f"Slurm or Open MPI has started {count} processes of this command, but TIFFs are written by one. Add "
+            "--format ome-zarr, whose chunks they divide, or --shard 1/1 if each has images and a folder of its own."
+        )
 
 
 def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolder", settings: "Settings") -> int:

@@ -57,7 +57,7 @@ def predict_chunks(
     for volume in volumes:
         volume.create()
     again = "the same command without --overwrite" if request.overwrite else "the same command"
-    _segment(volumes, shard, folder, again)
+    _segment(volumes, shard, folder, again, told=bool(request.shard))
     return 0
 
 
@@ -67,11 +67,12 @@ def own_shard() -> Shard:
     return Shard(index + 1, count)
 
 
-def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, again: str) -> None:
+def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, again: str, *, told: bool) -> None:
     # nothing here may look at the chunks of the other shards: of a large volume there are too many
     total = sum(volume.chunks for volume in volumes)
     mine = len(shard.part(total))
     part = f" of {total}, shard {shard.index}/{shard.count}" if shard.count > 1 else ""
+    part += " by the number of this process (--shard 1/1 is all of them)" if part and not told else ""
     print(f"{_count(mine, 'chunk')}{part}; tiles of the settings in {folder.record}", flush=True)
     warnings: list[str] = []
     done = pixels = 0

@@ -12,6 +12,9 @@ from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_b
 from fbunet_jax.errors import RunError
 from fbunet_jax.training.interruption import raise_on_signals
 
+EXIT_ELSEWHERE = 75
+"""Nothing failed, but not all is finished: another process trains it (EX_TEMPFAIL of sysexits.h)."""
+
 
 @dataclass(frozen=True)
 class Arguments(TrainingArguments):
@@ -23,7 +26,7 @@ class Arguments(TrainingArguments):
 
 
 def command(options: Sequence[str], prog: str) -> int:
-    """Train methods and folds at the same time, and tell what became of each."""
+    """Train methods and folds at the same time, and tell what became of each; 0 only if all are finished."""
     base = given_base(options)
     arguments = tyro.cli(Arguments, args=options, default=Arguments(settings=base), prog=prog)
     raise_on_signals()
@@ -46,4 +49,4 @@ def command(options: Sequence[str], prog: str) -> int:
         raise KeyboardInterrupt(counts)
     if failed := [str(outcome.place) for outcome in sweep.outcomes if outcome.state == "failed"]:
         raise RunError(f"{', '.join(failed)} failed, for the reasons above. The same command tries them again.")
-    return 0
+    return EXIT_ELSEWHERE if any(outcome.state == "elsewhere" for outcome in sweep.outcomes) else 0

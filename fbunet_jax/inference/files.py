@@ -314,7 +314,7 @@ def _maps(predictor: Predictor, image: OpenImage, folder: OutputFolder, settings
             files.append(Planes(path, axes, shape, dtype, metadata=metadata, **image.resolution))
 
         def write(page: int, band: Band) -> None:
-            arrays = [np.stack([band.entropy, band.disagreement], axis=-1)[..., : len(uncertainties)]]
+            arrays = [band.uncertainty[..., : len(uncertainties)]]
             if settings.probabilities:
                 arrays.insert(0, band.probabilities)
             for file, values in zip(files, arrays, strict=False):

@@ -5,6 +5,7 @@ import itertools
 import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -64,30 +65,48 @@ class Tiles(NamedTuple):
     tta: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Band:
-    """Some rows of a prediction: arrays as in `Prediction`, from row `first` on."""
+    """Some rows of a prediction, from row `first` on, each array computed when it is asked for: labels cost less alone.
+
+    Attributes:
+      first: number of the first row.
+      values: `[rows, W, K + 1]` float32, blended values of `Ensemble`.
+    """
 
     first: int
-    labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-    disagreement: NDArray[np.float32]
+    values: NDArray[np.float32]
 
-    @classmethod
-    def of(cls, first: int, values: NDArray[np.float32]) -> "Band":
-        """Return a band of the blended values `[rows, W, K + 1]` of `Ensemble`."""
-        probabilities, information = values[..., :-1], values[..., -1]
-        classes = probabilities.shape[-1]
-        positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
-        entropy = -(probabilities * np.log(positive)).sum(axis=-1) / np.log(np.float32(classes))
-        return cls(
-            first,
-            probabilities.argmax(axis=-1).astype(np.uint8),
-            probabilities,
-            np.clip(entropy, 0, 1),
-            np.clip(information / np.log(np.float32(classes)), 0, 1),
-        )
+    @cached_property
+    def labels(self) -> NDArray[np.uint8]:
+        """Class index, `[rows, W]`."""
+        return self.probabilities.argmax(axis=-1).astype(np.uint8)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Mean over the folds, `[rows, W, K]`."""
+        return self.values[..., :-1]
+
+    @cached_property
+    def entropy(self) -> NDArray[np.float32]:
+        """As in `Prediction`, `[rows, W]`."""
+        positive = np.maximum(self.probabilities, np.finfo(np.float32).tiny)
+        entropy = -(self.probabilities * np.log(positive)).sum(axis=-1)
+        return np.clip(entropy / self._largest, 0, 1)
+
+    @cached_property
+    def disagreement(self) -> NDArray[np.float32]:
+        """As in `Prediction`, `[rows, W]`; zeros with one fold."""
+        return np.clip(self.values[..., -1] / self._largest, 0, 1)
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32]:
+        """Entropy and disagreement, `[rows, W, 2]`."""
+        return np.stack([self.entropy, self.disagreement], axis=-1)
+
+    @property
+    def _largest(self) -> np.float32:
+        return np.log(np.float32(self.probabilities.shape[-1]))
 
     def arrays(self) -> tuple[NDArray, ...]:
         """Return labels, probabilities, entropy and disagreement."""
@@ -173,9 +192,9 @@ class Predictor:
         blender = BandBlender(tiling, height, width, len(self.class_names) + 1)
         for (top, left), values in self._segmented(tiling, tiles, rows, (height, width)):
             for first, band in blender.add(top, left, values):
-                yield Band.of(first, band)
+                yield Band(first, band)
         for first, band in blender.finish():
-            yield Band.of(first, band)
+            yield Band(first, band)
 
     def _segmented(
         self, tiling: Tiling, tiles: Tiles, rows: Rows, size: tuple[int, int]

@@ -152,10 +152,10 @@ class Volume:
         self._opened.close()
 
     def _write(self, chunk: Chunk, band: Band) -> None:
-        values = {"probabilities": band.probabilities, "uncertainty": np.stack(band.arrays()[2:], axis=-1)}
         place = chunk.page, chunk.rows, chunk.columns
         for kind, (array, names) in self.maps.items():
-            array.write(*place, values[kind][..., : len(names)])
+            values = band.probabilities if kind == "probabilities" else band.uncertainty
+            array.write(*place, values[..., : len(names)])
         # last: it stands for all
         self.labels.write(*place, band.labels)
 

@@ -63,7 +63,7 @@ class PageWindows:
         # divided as in BandBlender
         total /= self._totals[1][columns.start : columns.stop, None]
         total /= self._totals[0][rows.start : rows.stop, None, None]
-        return Band.of(rows.start, total)
+        return Band(rows.start, total)
 
     def _values(self, places: Sequence[_Place]) -> Iterator[tuple[_Place, NDArray[np.float32]]]:
         """Yield the weighted values `[B, T, T, K + 1]` of batches, in this order."""

@@ -61,7 +61,7 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
         cuts: dict[str, Any] = {"y": rows, "x": columns, "c": slice(None), **place_of_page(page, pages)}
         try:
             values = np.asarray(array[tuple(cuts[name] for name in names)].read().result())
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             raise DataError(f"{path} cannot be read: {_reason(error)}. Copy or export it again.") from error
         kept = [name for name in names if name in "cyx"]
         values = values.transpose([kept.index(name) for name in "yxc" if name in kept])
@@ -102,13 +102,16 @@ def _axes(path: Path, metadata: dict[str, Any]) -> tuple[list[Axis], str]:
     """Return the axes, without their sizes, and the path of level 0 in the group."""
     try:
         names = [str(axis["name"]).lower() for axis in metadata["axes"]]
-        units = [str(axis.get("unit", "")) for axis in metadata["axes"]]
+        units = [str(axis.get("unit") or "") for axis in metadata["axes"]]
         level = metadata["datasets"][0]
         inner = str(level["path"])
         scale, translation = np.ones(len(names)), np.zeros(len(names))
         for each in (*level["coordinateTransformations"], *metadata.get("coordinateTransformations", ())):
-            values = np.asarray(each.get(each["type"], 1.0 if each["type"] == "scale" else 0.0), np.float64)
-            if each["type"] not in ("scale", "translation", "identity") or not np.isfinite(values).all():
+            if each["type"] == "identity":
+                continue
+            # the values may also lie in an array of their own, by its path, which is refused
+            values = np.asarray(each.get(each["type"], np.nan), np.float64)
+            if each["type"] not in ("scale", "translation") or not np.isfinite(values).all():
                 raise ValueError(f"the coordinate transformation {each}")
             if each["type"] == "scale":
                 scale, translation = scale * values, translation * values
@@ -129,11 +132,11 @@ def _axes(path: Path, metadata: dict[str, Any]) -> tuple[list[Axis], str]:
 
 
 def _open_array(path: Path, folder: Path, driver: str) -> Any:
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(folder)}}
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(folder.resolve())}}
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHED_BYTES}})
     try:
         array = tensorstore.open(spec, read=True, open=True, context=context).result()
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be opened: {_reason(error)}. Copy or export it again.") from error
     if array.dtype.numpy_dtype.kind not in "biuf":
         raise DataError(

@@ -106,7 +106,7 @@ class ZarrImage:
             part = array[tuple(index[axis.name] for axis in self._axes)]
             try:
                 part.write(planes[..., ::step, ::step].astype(self._dtype)).result()
-            except ValueError as error:
+            except (ValueError, NotImplementedError) as error:
                 raise RunError(_not_written(self.path, error)) from error
 
     def _open(self, level: int) -> Any:
@@ -127,7 +127,7 @@ class ZarrImage:
         }
         spec = {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(self.path / str(level))},
+            "kvstore": {"driver": "file", "path": str((self.path / str(level)).resolve())},
             "metadata": metadata,
             # a chunk without a class but the first is a file as well: that is how it is known to be done
             "store_data_equal_to_fill_value": True,
@@ -136,7 +136,7 @@ class ZarrImage:
         context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
         try:
             return tensorstore.open(spec, open=True, create=True, context=context).result()
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             raise RunError(_not_written(self.path, error)) from error
 
 

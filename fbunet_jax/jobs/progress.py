@@ -1,5 +1,6 @@
 """How far trainings are, read from their records, and told in a line each."""
 
+import contextlib
 import math
 from typing import Any, NamedTuple, TextIO
 
@@ -50,7 +51,10 @@ def percent(score: float | None) -> str:
 
 
 class Board:
-    """Progress of the trainings that run: a bar each on a terminal, lines elsewhere."""
+    """Progress of the trainings that run: a bar each on a terminal, lines elsewhere.
+
+    What cannot be told, to a connection that broke or a disk that is full, stops no training.
+    """
 
     def __init__(self, stream: TextIO, epochs: int) -> None:
         """Begin; nothing is told yet."""
@@ -59,11 +63,22 @@ class Board:
 
     def line(self, text: str) -> None:
         """Print a line, above the bars if there are any."""
-        tqdm.write(text, file=self._stream)
-        self._stream.flush()
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=self._stream)
+            self._stream.flush()
 
     def show(self, slot: int, name: str, progress: Progress) -> None:
         """Tell how far the training of a slot is."""
+        with contextlib.suppress(OSError):
+            self._show(slot, name, progress)
+
+    def clear(self, slot: int) -> None:
+        """Take the line of a slot away: its training has ended."""
+        if slot in self._bars:
+            with contextlib.suppress(OSError):
+                self._bars.pop(slot).close()
+
+    def _show(self, slot: int, name: str, progress: Progress) -> None:
         bar = self._bars.get(slot)
         if bar is None:
             bar = self._bars[slot] = tqdm(
@@ -83,11 +98,6 @@ class Board:
                 self.line(f"{name}  epoch {progress.epoch}/{self._epochs}, {progress}")
             return
         bar.set_postfix_str(str(progress))
-
-    def clear(self, slot: int) -> None:
-        """Take the line of a slot away: its training has ended."""
-        if slot in self._bars:
-            self._bars.pop(slot).close()
 
 
 def _score(record: dict[str, Any]) -> float | None:

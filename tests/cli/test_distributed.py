@@ -54,6 +54,13 @@ def test_open_mpi_is_joined_where_it_says_enough(monkeypatch):
     assert distributed._arguments(Distributed()) == {"cluster_detection_method": OmpiCluster.name}
 
 
+def test_open_mpi_comes_before_slurm_whose_variables_its_own_daemons_may_have(monkeypatch):
+    set_all(monkeypatch, **SLURM, SLURM_STEP_NUM_TASKS="3", OMPI_COMM_WORLD_SIZE="8", OMPI_COMM_WORLD_RANK="5")
+    set_all(monkeypatch, OMPI_MCA_orte_hnp_uri="1531576320.0;tcp://10.96.0.1:34911")
+    assert distributed._arguments(Distributed()) == {"cluster_detection_method": "ompi"}
+    assert distributed.launched() == (5, 8)
+
+
 def test_options_come_before_what_a_launcher_says(monkeypatch):
     set_all(monkeypatch, **SLURM, SLURM_STEP_NUM_TASKS="2")
     arguments = distributed._arguments(Distributed("node1:4321", 3, 2))

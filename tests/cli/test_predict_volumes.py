@@ -163,9 +163,31 @@ def test_shards_are_those_of_the_processes_that_were_started_together(count, ind
     monkeypatch.setenv(count, "4")
     monkeypatch.setenv(index, "2")
     assert predict(work, out) == 0
-    assert "3 chunks of 12, shard 3/4" in capsys.readouterr().out
+    told = "3 chunks of 12, shard 3/4 by the number of this process (--shard 1/1 is all of them)"
+    assert told in capsys.readouterr().out
     written = {name for name in files_of(work / out) if name.startswith("labels/in.ome.zarr/0/c/")}
     assert written == {f"labels/in.ome.zarr/0/c/1/{place}" for place in ("0/0", "0/1", "1/0")}
+
+
+def test_each_process_may_have_a_volume_of_its_own_and_tiffs_are_written_by_one(work, result, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert predict(work, "own", "--shard", "1/1") == 0
+    assert files_of(work / "own") == files_of(result)
+    options = ["--format", "tiff", *TILES[:4]]
+    command = ["predict", str(work / "run"), str(work / "stack.tif"), "--out", str(work / "own-tiff"), *options]
+    assert main(command) == 2
+    assert "has started 4 processes of this command, but TIFFs are written by one" in capsys.readouterr().err
+    assert not (work / "own-tiff").exists()
+    assert main([*command, "--shard", "1/1"]) == 0
+
+
+def test_paths_may_lead_upwards(work, result, monkeypatch):
+    (work / "deeper").mkdir()
+    monkeypatch.chdir(work / "deeper")
+    command = ["predict", "../run", "../in.ome.zarr", "--out", "../upwards", *TILES, "--probabilities", "--uncertainty"]
+    assert main(command) == 0
+    assert files_of(work / "upwards") == files_of(result)
 
 
 def test_shards_are_those_of_the_distributed_runtime(monkeypatch):

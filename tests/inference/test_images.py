@@ -8,6 +8,7 @@ from PIL import Image
 from fbunet_jax.data.readers import read_image
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference import images, tiff_regions
+from fbunet_jax.inference.axes import Axis
 from fbunet_jax.inference.images import find_images, open_image
 
 RANDOM = np.random.default_rng(0)
@@ -89,6 +90,22 @@ def test_a_large_file_that_is_not_finite_or_cut_off_is_named(tmp_path, monkeypat
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"image\.tif ends before"), open_image(path, ""):
         pass
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_resolution_of_a_tiff_becomes_micrometres(large, tmp_path, monkeypatch):
+    if large:
+        monkeypatch.setattr(images, "WHOLE_VALUES", 0)
+    for unit, micrometres in (("INCH", 25400.0), ("CENTIMETER", 10000.0)):
+        # pixels a unit: across, then down
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((7, 5), np.uint8), resolution=(1000, 500), resolutionunit=unit)
+        with open_image(tmp_path / "a.tif", "") as image:
+            y, x = image.axes
+            assert y == Axis("y", 7, micrometres / 500, unit="micrometer")
+            assert x == Axis("x", 5, micrometres / 1000, unit="micrometer")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((7, 5), np.uint8), resolution=(1000, 500), resolutionunit="NONE")
+    with open_image(tmp_path / "a.tif", "") as image:
+        assert image.axes == (Axis("y", 7), Axis("x", 5))
 
 
 def test_folders_are_searched_in_natural_order_and_other_files_left_out(tmp_path):

@@ -64,6 +64,7 @@ def test_scales_translations_and_units_of_both_levels_of_metadata_are_put_togeth
     content = json.loads((path / "zarr.json").read_text())
     multiscale = content["attributes"]["ome"]["multiscales"][0]
     multiscale["axes"][2]["unit"] = "micrometer"
+    multiscale["axes"][3]["unit"] = None
     multiscale["datasets"][0]["coordinateTransformations"] = [
         {"type": "scale", "scale": [1, 4, 0.5, 0.25]},
         {"type": "translation", "translation": [0, 1, 2, 3]},
@@ -97,6 +98,10 @@ def changed(path, change):
         (
             lambda ome, image: image["datasets"][0].update(coordinateTransformations=[{"type": "affine"}]),
             "the coordinate transformation",
+        ),
+        (
+            lambda ome, image: image["datasets"][0].update(coordinateTransformations=[{"type": "scale", "path": "s"}]),
+            "the coordinate transformation .*'path': 's'",
         ),
     ],
 )

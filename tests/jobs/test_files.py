@@ -135,6 +135,17 @@ def test_only_a_job_that_was_warned_is_requeued_by_its_script(deed, state, code,
     assert ("saved" in done.stdout) == (deed == "save")
 
 
+def test_a_controller_that_does_not_answer_at_once_is_asked_again(here, monkeypatch):
+    program(here, "fbunet", "exit 130")
+    program(here, "squeue", "echo >> asked; [[ $(wc -l < asked) == 3 ]] && echo RUNNING")
+    program(here, "scontrol", 'echo "$@" > requeued')
+    monkeypatch.setenv("WAIT_SECONDS", "0")
+    variables = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7"}
+    text = written("slurm", "--setup", "true")
+    assert subprocess.run(["bash", "-c", text], env=os.environ | variables, timeout=60).returncode == 130
+    assert (here / "requeued").read_text() == "requeue 7_3\n"
+
+
 def test_a_signal_during_the_setup_starts_no_training(here):
     program(here, "fbunet", "touch started")
     program(here, "squeue", "echo RUNNING")
@@ -186,7 +197,7 @@ def test_the_job_of_kubernetes_is_valid_and_says_what_was_asked_for(here):
 GCLOUD = r"""
 echo "$@" >> calls
 case "$*" in
-  *" describe "*) cat state 2>/dev/null || exit 1 ;;
+  *" describe "*) cat state 2>/dev/null || { echo "NOT_FOUND: Resource was not found" >&2; exit 1; } ;;
   *" create "*) echo WAITING_FOR_RESOURCES > state ;;
   *" delete "*) rm state ;;
   *" ssh "*)
@@ -239,6 +250,38 @@ def test_trainings_that_went_on_when_a_connection_broke_are_waited_for(here, mon
     done = subprocess.run(["bash", FILES["tpu"]], capture_output=True, text=True, timeout=60)
     assert (done.returncode, (here / "tries").read_text()) == (0, "9\n")
     assert (here / "deleted").exists()
+
+
+def test_a_network_that_fails_for_a_while_neither_ends_the_script_nor_asks_for_a_second_vm(here, monkeypatch):
+    """The first look fails and the second one finds none; the first creation fails and the second one does not."""
+    program(
+        here,
+        "gcloud",
+        """
+        echo "$4" >> calls
+        case "$*" in
+          *" describe "*)
+            [[ $(wc -l < calls) != 1 ]] || { echo "Could not reach the server" >&2; exit 1; }
+            cat state 2>/dev/null || { echo "NOT_FOUND" >&2; exit 1; } ;;
+          *" create "*) [[ $(grep -c create calls) == 2 ]] && echo ACTIVE > state ;;
+        esac
+        """,
+    )
+    monkeypatch.setenv("WAIT_SECONDS", "0")
+    written("tpu", "--fold", "0")
+    done = subprocess.run(["bash", FILES["tpu"]], capture_output=True, text=True, timeout=60)
+    expected = ["describe", "describe", "create", "describe", "create", "describe", "ssh", "delete"]
+    assert (done.returncode, (here / "calls").read_text().split()) == (0, expected)
+    assert "Could not reach the server" in done.stderr
+
+
+def test_a_vm_that_is_not_granted_is_asked_for_five_times(here, monkeypatch):
+    program(here, "gcloud", 'echo "$4" >> calls; echo NOT_FOUND >&2; exit 1')
+    monkeypatch.setenv("WAIT_SECONDS", "0")
+    written("tpu", "--fold", "0")
+    done = subprocess.run(["bash", FILES["tpu"]], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, (here / "calls").read_text().split()) == (1, ["describe", "create"] * 5)
+    assert "costs money" in done.stderr
 
 
 def test_only_one_sweep_runs_on_a_tpu_vm(here, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import io
 import json
 
+import pytest
+
 from fbunet_jax.jobs.progress import Board, Progress, read_progress
 from fbunet_jax.runs import FoldDirectory
 
@@ -49,3 +51,24 @@ def test_a_log_gets_a_line_for_each_tenth_of_the_epochs():
         board.show(0, "unet:0:0", Progress(epoch, 0.5, 0.5))
     lines = stream.getvalue().splitlines()
     assert [line.split()[2].removesuffix(",") for line in lines] == [f"{epoch}/100" for epoch in range(10, 101, 10)]
+
+
+class Closed(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_connection_that_broke_or_a_full_disk_stops_no_training(terminal):
+    board = Board(Closed(terminal), 8)
+    board.line("unet:0:0 on cpu")
+    board.show(0, "unet:0:0", Progress())
+    board.show(0, "unet:0:0", Progress(8, 0.5, 0.5))
+    board.clear(0)

@@ -95,6 +95,14 @@ def test_a_fold_that_another_process_trains_is_left_to_it(tmp_path, stand_in):
     assert "unet:1:0 is being trained by another process." in stream.getvalue()
 
 
+def test_only_when_all_is_finished_the_exit_code_is_0(tmp_path, stand_in, hardware):
+    stand_in(*["finish"] * 5)
+    hardware("gpu", "Imaginary", 2)
+    with fold_lock(Run(tmp_path / "unet").fold(1)):
+        assert command(tmp_path, "--fold", "0", "1") == 75
+    assert command(tmp_path, "--fold", "0", "1") == 0
+
+
 def test_on_a_cpu_each_worker_keeps_to_its_share_of_the_cores(tmp_path, stand_in, hardware):
     stand_in(*["finish"] * 5)
     hardware("cpu", "cpu", 8)
