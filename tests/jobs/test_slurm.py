@@ -1,21 +1,31 @@
-"""The job file of Slurm, in a real Slurm of one node: requeued, warned, cancelled, and submitted again."""
+"""Jobs in a real Slurm of one node: requeued, warned, cancelled, and submitted again; several tasks of one job."""
 
 import json
 import os
 import re
+import shlex
 import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+import zarr
 
 from fbunet_jax.cli import main
 from fbunet_jax.runs import Run
 from tests.jobs.loopback_slurm import PROGRAMS, find, loopback_slurm, until
 
+ROOT = Path(__file__).parents[2]
 EPOCHS = 120
-OPTIONS = [
+SMALL = [
     *("--data.synthetic-images", "6", "--data.synthetic-size", "64", "--data.crop", "32", "--data.folds", "3"),
     *("--model.widths", "2", "3", "--training.batch-size", "4", "--training.previews", "0", "--method", "unet"),
     *("--training.epochs", str(EPOCHS), "--training.validate-every", "4"),
+]
+OPTIONS = [
+    *SMALL,
     *("--slurm.gpus", "0", "--slurm.cpus", "1", "--slurm.memory", "600M", "--slurm.time", "10"),
 ]
 
@@ -91,3 +101,44 @@ def test_jobs_that_are_requeued_warned_cancelled_and_submitted_again_all_finish(
         again.wait_for(fold, "COMPLETED")
     assert all("was finished already" in again.log(fold) for fold in (0, 1))
     assert f"goes on at step {saved[2]}:" in again.log(2)
+
+
+@pytest.mark.long
+def test_the_tasks_of_one_job_train_together_as_documented_are_warned_go_on_and_share_a_prediction(
+    slurm, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```bash\n(#SBATCH .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    python = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT))}"
+    train = f"srun {python}/train.py --fold 0 --out run {shlex.join(SMALL)}"
+    script, changed = re.subn(r"^srun .*$", train, script, flags=re.MULTILINE)
+    assert changed == 1
+    script = script.replace("--nodes=2 --ntasks-per-node=4 --gpus-per-node=4", "--nodes=1 --ntasks-per-node=2")
+    Path("train.sbatch").write_text(f"#!/bin/bash\n#SBATCH --mem=1800M --open-mode=append --output=log\n{script}")
+    job = slurm("sbatch", "--parsable", "train.sbatch").strip()
+
+    def state():
+        return re.search(r"JobState=(\w+)", slurm("scontrol", "show", "job", job))[1]
+
+    metrics = Run(tmp_path / "run").fold(0).metrics
+    until(lambda: metrics.exists() and '"validation"' in metrics.read_text(), 240, "a validation")
+    slurm("scancel", "--signal=TERM", job)  # to the tasks, as --signal=TERM does before the time limit
+    until(lambda: state() == "COMPLETED", 240, "the end of the training")
+    assert "Restarts=1" in slurm("scontrol", "show", "job", job)
+    log = Path("log").read_text()
+    assert "in 2 processes" in log
+    saved = int(re.search(r"Interrupted: step (\d+) of \d+ is saved", log)[1])
+    assert f"goes on at step {saved}:" in log
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["kind"] == "train"] == list(range(1, EPOCHS + 1))
+
+    tifffile.imwrite("image.tif", np.random.default_rng(0).integers(0, 255, (96, 128)).astype(np.uint8))
+    predict = f"{python}/predict.py run image.tif --format ome-zarr --chunk 32 --tile 32 --overlap 16 --out"
+    options = ("--ntasks=2", "--mem=1800M", "--wait", "--output=predict")
+    slurm("sbatch", *options, f"--wrap=srun {predict} out && {predict} alone")
+    log = Path("predict").read_text()
+    for part in ("6 chunks of 12, shard 1/2", "6 chunks of 12, shard 2/2", "Written: 12 of 12 chunks"):
+        assert part in log
+    found, expected = (zarr.open_array(f"{out}/labels/image.ome.zarr/0", mode="r")[:] for out in ("out", "alone"))
+    np.testing.assert_array_equal(found, expected)
