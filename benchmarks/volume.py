@@ -51,8 +51,8 @@ class Options:
     pinned: tuple[int, ...] = ()
     """Numbers of processes to time one after the other, each process pinned to a core of its own: 1 2 times one, then
     two. One process on all cores if not given."""
-    predict: tuple[str, ...] = ()
-    """More options of predict, such as --predict=--overlap=128."""
+    predict: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """More options of predict, such as --predict=--tile=1024 --predict=--overlap=128."""
 
 
 def write_volume(path: Path, options: Options) -> None:

@@ -1,5 +1,6 @@
 """One batch of tiles through every fold: mean probabilities and the disagreement between folds, on the device."""
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
@@ -18,7 +19,10 @@ Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Ensemble:
-    """The networks of the folds, compiled once for a shape and type of tiles: folds and views are its arguments."""
+    """The networks of the folds, compiled once for a shape and type of tiles: folds and views are its arguments.
+
+    It may be called by several threads.
+    """
 
     def __init__(self, folds: Sequence[TrainedFold], dtype: Any) -> None:
         """Put the weights on the device; compute in `dtype`."""
@@ -26,6 +30,7 @@ class Ensemble:
         self._segment = jax.jit(partial(segment_view, folds[0].model.clone(dtype=dtype)))
         self._combine = jax.jit(combine)
         self._variables = jax.device_put([fold.variables for fold in folds])
+        self._compiling, self._compiled = threading.Lock(), set[tuple[Any, ...]]()
 
     def __call__(
         self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool = False
@@ -42,6 +47,16 @@ class Ensemble:
           `[B, T, T, K + 1]` float32, multiplied by the weights: the mean probabilities, and the mutual information
           between class and fold in nats. Not waited for.
         """
+        kind = pixels.shape, pixels.dtype, tta
+        if kind in self._compiled:
+            return self._call(pixels, affines, weights, tta=tta)
+        # threads that come meanwhile wait, and do not compile it too
+        with self._compiling:
+            values = self._call(pixels, affines, weights, tta=tta)
+            self._compiled.add(kind)
+            return values
+
+    def _call(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool) -> Array:
         tiles = jnp.asarray(pixels)
         views = [np.int32(view) for view in range(VIEWS if tta else 1)]
         members = [

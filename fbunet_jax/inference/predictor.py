@@ -1,31 +1,28 @@
 """Trained folds segment images of any size: ``load(run).predict(image)``."""
 
-import collections
 import itertools
 import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.ensemble import Affine, Ensemble
 from fbunet_jax.inference.images import Rows, as_pages
+from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, BandBlender, Tiling, mirrored
 from fbunet_jax.runs import Run
 from fbunet_jax.training.trained import TrainedFold, load_trained_fold, trained_folds
 
 Precision = Literal["float32", "bfloat16"]
 
-# One batch is computed while the next is prepared.
-_IN_FLIGHT = 2
 _SAMPLE_PIXELS = 2**26
 
 
@@ -203,20 +200,17 @@ class Predictor:
         batch = default_batch() if tiles.batch is None else tiles.batch
         affines, weights = self.affines(rows, *size), tiling.weights()
         source = _tiles(tiling, rows, *size)
-        pending: collections.deque[tuple[list[tuple[int, int]], Array]] = collections.deque()
-        while True:
-            chunk = list(itertools.islice(source, batch))
-            if chunk:
+
+        def batches() -> Iterator[tuple[tuple[tuple[int, int], ...], Job]]:
+            while chunk := list(itertools.islice(source, batch)):
                 corners, pixels = zip(*chunk, strict=True)
                 # every batch has one shape, so that everything is compiled once
                 padded = np.stack([*pixels, *[pixels[-1]] * (batch - len(chunk))])
-                pending.append((list(corners), self.ensemble(padded, affines, weights, tta=tiles.tta)))
-            if not pending:
-                return
-            if len(pending) == _IN_FLIGHT or not chunk:
-                corners, values = pending.popleft()
-                # not strict: the results of the padding are dropped
-                yield from zip(corners, np.asarray(values), strict=False)
+                yield corners, partial(self.ensemble, padded, affines, weights, tta=tiles.tta)
+
+        for corners, values in in_order(batches()):
+            # not strict: the results of the padding are dropped
+            yield from zip(corners, values, strict=False)
 
     def tiling(self, tiles: Tiles) -> Tiling:
         """Return the tiles that these settings, None for the default, stand for.

@@ -1,18 +1,14 @@
 """Rectangles of a page, segmented one at a time: the values are those that the whole page has there, bit for bit."""
 
-import collections
-from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.inference.images import OpenImage
+from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.predictor import Band, Predictor, Tiles, default_batch
 from fbunet_jax.inference.tiling import mirrored
-
-# One batch is computed while the next is prepared.
-_IN_FLIGHT = 2
 
 _Place = tuple[int, int]
 """Top of a row of tiles, and number of a batch in it."""
@@ -51,7 +47,7 @@ class PageWindows:
             if lefts[0] < columns.stop and lefts[-1] + side > columns.start
         ]
         kept = {}
-        for (top, number), values in self._values(places):
+        for (top, number), values in in_order((place, self._job(*place)) for place in places):
             lefts = self._batches[number]
             for left, weighted in zip(lefts, values, strict=False):  # not strict: the padding of a batch is dropped
                 here, there = _common(rows, top, side)
@@ -65,25 +61,17 @@ class PageWindows:
         total /= self._totals[0][rows.start : rows.stop, None, None]
         return Band(rows.start, total)
 
-    def _values(self, places: Sequence[_Place]) -> Iterator[tuple[_Place, NDArray[np.float32]]]:
-        """Yield the weighted values `[B, T, T, K + 1]` of batches, in this order."""
-        pending: collections.deque[tuple[_Place, Array | NDArray[np.float32]]] = collections.deque()
-        for place in places:
-            pending.append((place, self._kept[place] if place in self._kept else self._compute(*place)))
-            if len(pending) == _IN_FLIGHT:
-                done, values = pending.popleft()
-                yield done, np.asarray(values)
-        for done, values in pending:
-            yield done, np.asarray(values)
-
-    def _compute(self, top: int, number: int) -> Array:
+    def _job(self, top: int, number: int) -> Job:
+        """Return what gives the weighted values `[B, T, T, K + 1]` of a batch; its pixels are read now."""
+        if (top, number) in self._kept:
+            return partial(np.asarray, self._kept[top, number])
         side, image, lefts = self._tiling.tile, self._image, self._batches[number]
         first, last = slice(top, min(top + side, image.height)), slice(lefts[0], min(lefts[-1] + side, image.width))
         band = image.read(self._page, first, last)[mirrored(top, side, image.height) - top]
         pixels = [band[:, mirrored(left, side, image.width) - lefts[0]] for left in lefts]
         # every batch has one shape, so that everything is compiled once
         padded = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(lefts))])
-        return self._predictor.ensemble(padded, self._affines, self._weights, tta=self._tta)
+        return partial(self._predictor.ensemble, padded, self._affines, self._weights, tta=self._tta)
 
 
 def _common(window: range, start: int, side: int) -> tuple[slice, slice]:
