@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
       prog: what --help calls the program.
 
     Returns:
-      The exit code: 0, 2 for a user's mistake, 70 for a fault of the program, 130 when interrupted.
+      The exit code: 0, 2 for a user's mistake, 70 for a fault of the program, 75 where other processes are lost or
+      still train, 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
