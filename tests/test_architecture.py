@@ -24,6 +24,7 @@ ORDER = [
     "reproduction",
     "dry_run",
     "doctor",
+    "accelerators",
     "jobs",
     "cli",
 ]

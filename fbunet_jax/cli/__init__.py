@@ -34,6 +34,7 @@ COMMANDS = (
     "reproduce",
     "sweep",
     "jobs",
+    "compile",
     "doctor",
 )
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""

@@ -71,3 +71,11 @@ def spelled(name: str, prog: str) -> str:
 def _from_here(path: Path) -> Path:
     """Return a path as it is typed in the current folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes in the unit that suits it, such as "1.56 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from fbunet_jax.cli.distributed import Distributed, joined
-from fbunet_jax.cli.options import given_config, parse_folds, spelled
+from fbunet_jax.cli.options import given_config, parse_folds, size_text, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.training.interruption import raise_on_signals
@@ -116,7 +116,7 @@ def _rehearse(config: Config, folds: list[int], out: str | None) -> int:
 
     estimate = dry_run.dry_run(config, folds, out=out, tell=lambda line: print(line, flush=True))
     costs, work = estimate.costs, estimate.work[folds[0]]
-    device = "not told by this device" if estimate.device_bytes is None else _size(estimate.device_bytes)
+    device = "not told by this device" if estimate.device_bytes is None else size_text(estimate.device_bytes)
     print(
         f"\nEverything works; nothing is left behind. One thing at a time, compiled:\n"
         f"  step          {costs.step:8.3f} s  x {work.steps} (median of {estimate.groups} groups)\n"
@@ -129,12 +129,8 @@ def _rehearse(config: Config, folds: list[int], out: str | None) -> int:
         f"  time          {duration(estimate.seconds)} for {len(folds)} fold{'s' if folds[1:] else ''}"
         f" (fold {folds[0]}: {duration(costs.seconds(work))})\n"
         f"  compiling     {duration(costs.compiling)} a fold on top; less where the compilation cache has the program\n"
-        f"  host memory   {_size(estimate.host_bytes)}\n"
+        f"  host memory   {size_text(estimate.host_bytes)}\n"
         f"  device memory {device}\n"
-        f"  checkpoints   {_size(estimate.disk_bytes)} on disk for each fold"
+        f"  checkpoints   {size_text(estimate.disk_bytes)} on disk for each fold"
     )
     return 0
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,6 +1,6 @@
 """How much work a run is, and how long it takes when the cost of each thing is known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
-from fbunet_jax.data.sampling import epoch_items, grid_tiles
+from fbunet_jax.data.sampling import Size, epoch_items, grid_tiles
 from fbunet_jax.runs import Run
 from fbunet_jax.training.plan import plan_run
 from fbunet_jax.training.setup import part_items
@@ -77,21 +77,35 @@ def fold_work(config: Config, run: Run, dataset: Dataset, folds: Sequence[int], 
       folds: which folds.
       batch: validation tiles in a batch, over all devices.
     """
-    return {fold: _work(config, dataset, part_items(config, run, dataset, fold), batch) for fold in folds}
+    work = {}
+    for fold in folds:
+        items = part_items(config, run, dataset, fold)
+        train, validation = (image_sizes(dataset, items[part]) for part in ("train", "validation"))
+        work[fold] = count_work(config, train, validation, batch)
+    return work
 
 
-def _work(config: Config, dataset: Dataset, items: Mapping[str, NDArray[np.intp]], batch: int) -> Work:
-    def sizes(part: str) -> list[tuple[int, int]]:
-        return [(dataset.images[i].shape[0], dataset.images[i].shape[1]) for i in items[part]]
+def image_sizes(dataset: Dataset, items: NDArray[np.integer]) -> list[Size]:
+    """Return height and width of some images, in pixels."""
+    return [(dataset.images[i].shape[0], dataset.images[i].shape[1]) for i in items]
 
-    plan = plan_run(config.training, len(epoch_items(sizes("train"), config.data.crop)))
+
+def count_work(config: Config, train: Sequence[Size], validation: Sequence[Size], batch: int) -> Work:
+    """Count the work of a fold.
+
+    Args:
+      config: the settings.
+      train: height and width of each training image, in pixels.
+      validation: likewise.
+      batch: validation tiles in a batch, over all devices.
+    """
+    plan = plan_run(config.training, len(epoch_items(train, config.data.crop)))
     validations = sum(stretch.validates for stretch in plan)
-    tiles = len(grid_tiles(sizes("validation"), config.data.crop))
     return Work(
         steps=plan[-1].last,
         records=len(plan),
         validations=validations,
-        batches=validations * -(-tiles // batch),
+        batches=validations * -(-len(grid_tiles(validation, config.data.crop)) // batch),
         # every so often, and at the end
         pictures=-(-validations // config.training.preview_every),
     )

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
-from fbunet_jax.data.augment import make_augmentation
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
@@ -26,12 +25,11 @@ from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
-from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining, Metrics, replicate
+from fbunet_jax.training.parallel import MappedEvaluation, Metrics, replicate
 from fbunet_jax.training.plan import Stretch, calls, plan_run
 from fbunet_jax.training.previews import FoldPictures
-from fbunet_jax.training.setup import FoldSetup, has_started, open_run, prepare_fold
+from fbunet_jax.training.setup import FoldSetup, has_started, mapped_training, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
-from fbunet_jax.training.steps import make_train_step
 from fbunet_jax.training.trained import abstract_state, save_inputs
 from fbunet_jax.training.validation import collapsed, validation_record
 
@@ -174,20 +172,9 @@ class FoldTraining:
         self.schedule = learning_rate_schedule(config.training, self.total_steps)
         root = jax.random.fold_in(jax.random.key(config.seed), fold)
         self.init_key, step_key = jax.random.split(root)
-        settings, crop = config.training, config.data.crop
-        self.optimizer = make_optimizer(settings, self.total_steps)
-        self.mapped = MappedTraining(
-            make_train_step(
-                setup.model, self.optimizer, setup.class_weights, settings.round_weight, settings.dice_weight
-            ),
-            crop=crop,
-            augment=make_augmentation(
-                settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation
-            ),
-            batch_size=settings.batch_size,
-            key=step_key,
-        )
-        self.evaluate = MappedEvaluation(setup.model, tile=crop, batch_size=settings.batch_size)
+        self.optimizer = make_optimizer(config.training, self.total_steps)
+        self.mapped = mapped_training(config, setup.model, self.optimizer, setup.class_weights, step_key)
+        self.evaluate = MappedEvaluation(setup.model, tile=config.data.crop, batch_size=config.training.batch_size)
         self.pictures = FoldPictures(config, setup, directory)
         # on the devices, once it has started
         self.store: ImageStore

@@ -106,7 +106,7 @@ class MappedTraining:
         self.devices, self._rows = len(devices), _local_rows(devices)
         check_batch_size(batch_size, self.devices)
         self.batch_size = batch_size
-        self.steps_per_call = 1 if jax.default_backend() == "cpu" else 16
+        self.steps_per_call = 1 if devices[0].platform == "cpu" else 16
         step = partial(_sampled_step, train_step, make_sampler(crop, augment), key)
         self._call = jax.pmap(
             step if self.steps_per_call == 1 else partial(_many_steps, step),
@@ -134,6 +134,17 @@ class MappedTraining:
         padded[:count] = items
         shares = padded.reshape(self.steps_per_call, self.devices, -1).transpose(1, 0, 2)
         return self._call(state, store, shares[self._rows], np.int32(count))
+
+    def lower(self, state: TrainState, store: ImageStore) -> jax.stages.Lowered:
+        """Return the program of a call, not yet compiled, for one process that feeds all devices, present or not.
+
+        Args:
+          state: shapes and types are enough.
+          store: likewise.
+        """
+        share = self.batch_size // self.devices
+        items = jax.ShapeDtypeStruct((self.devices, self.steps_per_call, share), np.int32)
+        return cast(Any, self._call).lower(state, store, items, jax.ShapeDtypeStruct((), np.int32))
 
 
 def _sampled_step(

@@ -4,14 +4,19 @@ import hashlib
 import json
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax import Array, Device
+from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config, to_toml
+from fbunet_jax.data.augment import make_augmentation
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
@@ -24,8 +29,9 @@ from fbunet_jax.models.unet import check_size
 from fbunet_jax.runs import FoldDirectory, Run, create_or_open
 from fbunet_jax.training import processes
 from fbunet_jax.training.losses import class_weights
-from fbunet_jax.training.parallel import all_devices, check_batch_size
+from fbunet_jax.training.parallel import MappedTraining, all_devices, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
+from fbunet_jax.training.steps import make_train_step
 from fbunet_jax.training.trained import initial_weights
 
 SHARED_AFTER = 60.0
@@ -192,6 +198,40 @@ def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSe
         class_weights=class_weights(counts, config.training.class_weights),
         class_names=dataset.class_names,
         missing_classes=tuple(n for n, count in zip(dataset.class_names, counts, strict=True) if count == 0),
+    )
+
+
+def mapped_training(
+    config: Config,
+    model: FeedbackUNet,
+    optimizer: optax.GradientTransformation,
+    weights: ArrayLike,
+    key: Array,
+    devices: Sequence[Device] | None = None,
+) -> MappedTraining:
+    """Return the mapped training step of a configuration.
+
+    Args:
+      config: the settings.
+      model: the network.
+      optimizer: from `make_optimizer`.
+      weights: of the classes, `[K]`.
+      key: from which the key of every step is folded.
+      devices: those of all processes by default.
+
+    Raises:
+      ConfigError: the batch does not divide over the devices.
+    """
+    settings = config.training
+    return MappedTraining(
+        make_train_step(model, optimizer, weights, settings.round_weight, settings.dice_weight),
+        crop=config.data.crop,
+        augment=make_augmentation(
+            settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation
+        ),
+        batch_size=settings.batch_size,
+        key=key,
+        devices=devices,
     )
 
 

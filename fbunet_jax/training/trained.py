@@ -93,14 +93,19 @@ def load_trained_fold(run: Run, fold: int) -> TrainedFold:
 
 def abstract_state(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
     """Return shapes and types of a training state on one local device, wherever it was saved."""
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    state = state_shapes(config, model, channels)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
+
+
+def state_shapes(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
+    """Return shapes and types of a training state, on no device."""
     variables = abstract_variables(model, channels)
     # the schedule's length does not change the shape of the optimiser's state
     optimizer = make_optimizer(config.training, total_steps=2**30)
     optimizer_state = jax.eval_shape(optimizer.init, variables["params"])
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
+    return TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)
 
 
 def initial_weights(config: Config, fold: int, model: FeedbackUNet, channels: int) -> dict[str, Any] | None:

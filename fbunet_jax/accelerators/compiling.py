@@ -1,0 +1,308 @@
+"""What a training and a prediction need on a target: compiled there, and held against the device's public figures."""
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from fbunet_jax.accelerators.devices import LANES, SECONDS_A_LAUNCH, Device, Target
+from fbunet_jax.accelerators.worker import Request
+from fbunet_jax.accelerators.workload import Workload
+from fbunet_jax.config import Config, to_toml
+from fbunet_jax.doctor.machine import child_environment
+from fbunet_jax.errors import ConfigError, RunError
+from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Tiling
+
+FORMAT = 1
+"""Version of the file that `--out` writes."""
+
+DEFAULT_TILES = 8
+"""Tiles that `predict` computes at once on an accelerator."""
+
+Tell = Callable[[str], None]
+
+
+class Memory(TypedDict):
+    """Bytes of one device; None for what the compiler does not tell."""
+
+    arguments: int | None
+    temporaries: int | None
+    code: int | None
+    total: int
+    capacity: int
+
+
+class Seconds(TypedDict):
+    """Of one step at the device's public figures; None for what a device does not tell or do."""
+
+    bytes: float | None
+    flops: float
+    links: float | None
+    launches: float | None
+
+
+class Training(TypedDict):
+    """Of one device and one step, as docs/cluster.md describes."""
+
+    compile_seconds: float
+    memory: Memory
+    fits: bool
+    bytes_moved: int | None
+    flops: int
+    kernels: int | None
+    all_reduced_bytes: int | None
+    seconds_at_peak: Seconds
+    crops_per_second_at_most: float | None
+    fold_seconds_at_least: float | None
+    bytes_per_crop: dict[str, float | None]
+    recommended_batch: int | None
+    largest_batch: int | None
+
+
+class Prediction(TypedDict):
+    """Of one device and one batch of tiles."""
+
+    compile_seconds: float
+    memory: Memory
+    fits: bool
+    bytes_moved: int | None
+    flops: int
+    kernels: int | None
+    seconds_at_peak: Seconds
+    tile: int
+    batch: int
+    megapixels_per_second_at_most: float | None
+
+
+class Report(TypedDict):
+    """What a target needs: of each device, in bytes and seconds."""
+
+    device: str
+    devices: int
+    hosts: int
+    training: Training
+    prediction: Prediction
+
+
+def find_plugin(device: Device) -> None:
+    """Check that the compiler of a device is installed.
+
+    Raises:
+      ConfigError: it is not; the sentence has the command that installs it.
+    """
+    modules = ("libtpu",) if device.plugin == "tpu" else ("jax_cuda13_plugin", "jax_cuda12_plugin")
+    if not any(importlib.util.find_spec(module) for module in modules):
+        version = importlib.metadata.version("jax")
+        raise ConfigError(
+            f"The compiler for {device.description} is not installed; the device itself is not needed. Install it: "
+            f'{sys.executable} -m pip install "jax[{device.plugin}]=={version}"'
+        )
+
+
+def share_of(config: Config, target: Target) -> int:
+    """Return the crops that each device of a target trains on.
+
+    Raises:
+      ConfigError: the batch does not divide over them.
+    """
+    # imports JAX
+    from fbunet_jax.training.parallel import check_batch_size
+
+    check_batch_size(config.training.batch_size, target.count)
+    return config.training.batch_size // target.count
+
+
+def compile_for(
+    config: Config,
+    workload: Workload,
+    target: Target,
+    *,
+    shares: Sequence[int] = (),
+    largest: bool = False,
+    tile: int | None = None,
+    tiles: int = DEFAULT_TILES,
+    tell: Tell = lambda line: None,
+    log: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Compile the training step and the prediction of a batch of tiles for a target; nothing runs on it.
+
+    Args:
+      config: the settings.
+      workload: what a fold trains on.
+      target: the devices.
+      shares: crops a device with which to compile too; on a TPU 64 and 128 by default, if these are more.
+      largest: also find the most crops a device that fit.
+      tile: side of the tiles of the prediction in pixels, 512 by default.
+      tiles: at once.
+      tell: called with a line about each program.
+      log: called with what the compilers printed.
+
+    Raises:
+      UserError: settings, data and target do not fit, there is no such target, or its compiler is missing or fails.
+    """
+    find_plugin(target.device)
+    share = share_of(config, target)
+    if not shares and not target.device.is_gpu:
+        shares = [each for each in (LANES // 2, LANES) if each > share]
+    unit = 2 ** (len(config.model.widths) - 1)
+    side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
+    Tiling(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit, unit)  # raises for a side that does not fit
+    pixels = sum(height * width for height, width in workload.train)
+    request = Request(
+        target=target.text,
+        data={
+            **{name: getattr(workload, name) for name in ("classes", "channels", "image_type")},
+            **{"images": len(workload.train), "pixels": pixels},
+        },
+        shares=[share, *(each for each in dict.fromkeys(shares) if each != share)],
+        largest=largest,
+        tile=side,
+        tiles=tiles,
+    )
+    answers = _ask(config, request, tell, log)
+    programs = {each["share"]: each for each in answers["training"]}
+    work = workload.work(config, config.training.batch_size)
+    return {
+        "device": target.name,
+        "devices": target.count,
+        "hosts": answers["devices"][0]["hosts"],
+        "training": _training(config, target, share, programs, work.steps, answers.get("largest", [None])[0]),
+        "prediction": _prediction(config, target, answers["prediction"][0], side, tiles),
+    }
+
+
+def _training(
+    config: Config, target: Target, share: int, programs: dict[int, dict[str, Any]], steps: int, largest: int | None
+) -> Training:
+    device, program = target.device, programs[share]
+    seconds = _seconds(config, target, program)
+    longest = _longest(seconds)
+    per_crop = {
+        each: programs[each]["traffic"]["bytes_moved"] / each if programs[each]["traffic"] else None
+        for each in sorted(programs)
+    }
+    traffic = program["traffic"] or {}
+    return {
+        "compile_seconds": program["seconds"],
+        "memory": _memory(program, device),
+        "fits": _fits(program, device),
+        "bytes_moved": traffic.get("bytes_moved"),
+        "flops": program["arithmetic"]["flops"],
+        "kernels": traffic.get("kernels") if device.is_gpu else None,
+        "all_reduced_bytes": traffic.get("all_reduced_bytes"),
+        "seconds_at_peak": seconds,
+        "crops_per_second_at_most": longest and share / longest,
+        "fold_seconds_at_least": longest and steps * longest,
+        "bytes_per_crop": {str(each): moved for each, moved in per_crop.items()},
+        "recommended_batch": None if device.is_gpu else _recommended(per_crop, programs, device),
+        "largest_batch": largest,
+    }
+
+
+def _recommended(per_crop: dict[int, float | None], programs: dict[int, dict[str, Any]], device: Device) -> int | None:
+    """Return the crops a device with the least traffic for each of them, among the programs that fit."""
+    fitting = {share: moved for share, moved in per_crop.items() if moved and _fits(programs[share], device)}
+    return min(fitting, key=lambda share: fitting[share], default=None)
+
+
+def _prediction(config: Config, target: Target, program: dict[str, Any], tile: int, tiles: int) -> Prediction:
+    device = target.device
+    seconds = _seconds(config, replace(target, shape=(1,) * len(target.shape)), program)
+    longest = _longest(seconds)
+    traffic = program["traffic"] or {}
+    return {
+        "compile_seconds": program["seconds"],
+        "memory": _memory(program, device),
+        "fits": _fits(program, device),
+        "bytes_moved": traffic.get("bytes_moved"),
+        "flops": program["arithmetic"]["flops"],
+        "kernels": traffic.get("kernels") if device.is_gpu else None,
+        "seconds_at_peak": seconds,
+        "tile": tile,
+        "batch": tiles,
+        "megapixels_per_second_at_most": longest and tiles * tile**2 / longest / 1e6,
+    }
+
+
+def _memory(program: dict[str, Any], device: Device) -> Memory:
+    parts = program["memory"]
+    return {
+        "arguments": parts["arguments"],
+        "temporaries": parts["temporaries"],
+        "code": parts["code"],
+        "total": parts["total"],
+        "capacity": device.memory,
+    }
+
+
+def _fits(program: dict[str, Any], device: Device) -> bool:
+    return program["traffic"] is not None and program["memory"]["total"] <= device.memory
+
+
+def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds:
+    """Return how long a program takes at the least for each of its demands, each by itself."""
+    device, traffic, count = target.device, program["traffic"], target.count
+    flops = program["arithmetic"]["flops"] / device.flops[config.model.precision]
+    if not traffic:
+        return {"bytes": None, "flops": flops, "links": None, "launches": None}
+    # in a ring, or any other all-reduce, a device sends nearly all of it twice
+    sent = 2 * traffic["all_reduced_bytes"] * (count - 1) / count
+    return {
+        "bytes": traffic["bytes_moved"] / device.bandwidth,
+        "flops": flops,
+        "links": sent / device.links,
+        "launches": traffic["kernels"] * SECONDS_A_LAUNCH if device.is_gpu else None,
+    }
+
+
+def _longest(seconds: Seconds) -> float | None:
+    """Return the longest time, below which a program cannot stay; None if it does not fit, so that it cannot run."""
+    if seconds["bytes"] is None:
+        return None
+    return max(seconds["bytes"], seconds["flops"], seconds["links"] or 0, seconds["launches"] or 0)
+
+
+def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None]) -> dict[str, list[Any]]:
+    """Let a process of `worker` compile, and return its answers by their key."""
+    answers: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="fbunet-compile-") as name:
+        folder = Path(name)
+        (folder / "config.toml").write_text(to_toml(replace(config, data=replace(config.data, root=""))), "utf-8")
+        (folder / "request.json").write_text(json.dumps(asdict(request)), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "fbunet_jax.accelerators.worker", name]
+        with (
+            (folder / "log").open("wb") as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=child_environment()
+            ) as process,
+        ):
+            try:
+                assert process.stdout
+                for line in process.stdout:
+                    for key, value in json.loads(line).items():
+                        answers.setdefault(key, []).append(value)
+                        if key in ("training", "prediction"):
+                            what = f"a step of {value['share']} crops a device" if key == "training" else "a prediction"
+                            tell(f"compiled {what} for {request.target} in {value['seconds']:.0f} s")
+            except BaseException:
+                process.kill()
+                raise
+        code = process.returncode
+        text = (folder / "log").read_text(encoding="utf-8", errors="replace")
+    log(text)
+    if "error" in answers:
+        raise ConfigError(answers["error"][0])
+    if code:
+        lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
+        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        raise RunError(
+            f"The compiler for {request.target} {how}: {lines[-1][:300] if lines else 'it says no more'}. "
+            "--debug shows all that it printed. Another version of JAX may do better."
+        )
+    return answers

@@ -1,0 +1,33 @@
+"""The most crops that fit on a device: extrapolated from two programs, and verified with a third."""
+
+from collections.abc import Callable
+
+from fbunet_jax.accelerators.devices import LANES, Device
+
+
+def find_largest(memory: Callable[[int], int], device: Device, share: int) -> int | None:
+    """Return the most crops a device whose training fits; None if not even one does.
+
+    Memory grows with the crops along a line, but for the rounding of layouts and what a compiler saves when memory is
+    short: the result is that of a program that was compiled and fits, and not always the very largest.
+
+    Args:
+      memory: bytes that a program with so many crops a device takes; each call compiles one.
+      device: for which.
+      share: crops a device of the configuration.
+    """
+    # on a TPU a batch below the lanes takes as much memory as one that fills them
+    first = share if device.is_gpu else max(share, LANES)
+    while memory(first) > device.memory:
+        if first == 1:
+            return None
+        first = max(1, first // 2)
+    second = 2 * first
+    slope = (memory(second) - memory(first)) / (second - first)
+    verified = second if memory(second) <= device.memory else first
+    if slope <= 0:
+        return verified
+    largest = int((device.memory - memory(first)) / slope) + first
+    if not device.is_gpu and largest > LANES:
+        largest = largest // LANES * LANES
+    return largest if largest > verified and memory(largest) <= device.memory else verified

@@ -1,0 +1,89 @@
+"""Compiles for one target in a process of its own, because a compiler may end the process that it runs in.
+
+usage: python -m fbunet_jax.accelerators.worker FOLDER
+
+FOLDER holds ``config.toml`` and ``request.json`` (a `Request`). Each answer is a line of JSON on standard output, whose
+key says what it is: ``devices``, ``training``, ``prediction``, ``largest``, and ``error`` for a user's mistake.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fbunet_jax.accelerators.devices import parse_target
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile.
+
+    Attributes:
+      target: as `parse_target` reads it.
+      data: fields of `StoredImages`.
+      shares: crops a device, of each training program.
+      largest: whether to look for the most crops a device that fit.
+      tile: side of the tiles of the prediction in pixels.
+      tiles: at once.
+    """
+
+    target: str
+    data: dict[str, Any]
+    shares: list[int]
+    largest: bool
+    tile: int
+    tiles: int
+
+
+def main(folder: Path) -> None:
+    """Answer a request."""
+    # what the compilers print goes where errors go
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(**values: Any) -> None:
+        channel.write(json.dumps(values) + "\n")
+        channel.flush()
+
+    from fbunet_jax.accelerators.topologies import prepare_environment
+    from fbunet_jax.errors import UserError
+
+    prepare_environment()
+    try:
+        _compile_all(folder, answer)
+    except UserError as error:
+        answer(error=str(error))
+
+
+def _compile_all(folder: Path, answer: Callable[..., None]) -> None:
+    from fbunet_jax.accelerators.largest import find_largest
+    from fbunet_jax.accelerators.programs import Compiled, StoredImages, compile_prediction, compile_training
+    from fbunet_jax.accelerators.topologies import find_devices
+    from fbunet_jax.config import load_config
+
+    config = load_config(folder / "config.toml")
+    request = Request(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
+    target, data = parse_target(request.target), StoredImages(**request.data)
+    devices = find_devices(target)
+    hosts = len({device.process_index for device in devices})
+    answer(devices={"count": len(devices), "hosts": hosts, "kind": devices[0].device_kind})
+    compiled: dict[int, Compiled] = {}
+
+    def training(share: int) -> Compiled:
+        if share not in compiled:
+            compiled[share] = compile_training(config, data, devices, share)
+            answer(training={"share": share, **asdict(compiled[share])})
+        return compiled[share]
+
+    for share in request.shares:
+        training(share)
+    answer(prediction=asdict(compile_prediction(config, data, devices[0], request.tile, request.tiles)))
+    if request.largest:
+        answer(largest=find_largest(lambda share: training(share).memory.total, target.device, request.shares[0]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,127 @@
+"""How much a fold trains on: read from the data set, or told by a few numbers where it is not at hand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from fbunet_jax.config import Config
+from fbunet_jax.data.datasets import cut_fault, load_dataset
+from fbunet_jax.data.folds import fold_items, make_folds, select_fold
+from fbunet_jax.data.sampling import Size
+from fbunet_jax.errors import ConfigError
+from fbunet_jax.training.estimate import Work, count_work, image_sizes
+
+ImageType = Literal["uint8", "uint16", "float32"]
+
+VIEWS = 8
+"""Items that `data.views` = "dihedral" makes of one image."""
+
+
+@dataclass(frozen=True)
+class DataNumbers:
+    """A data set in numbers; None for what is not told.
+
+    Attributes:
+      classes: K.
+      channels: C.
+      images: how many, each a group of its own in the folds.
+      size: side of the square images in pixels.
+      image_type: in which the images are stored, and lie on the device.
+    """
+
+    classes: int | None = None
+    channels: int | None = None
+    images: int | None = None
+    size: int | None = None
+    image_type: ImageType | None = None
+
+    def over(self, other: "DataNumbers") -> "DataNumbers":
+        """Return these numbers, and those of another where these are None."""
+        return replace(other, **{name: value for name, value in asdict(self).items() if value is not None})
+
+
+_KNOWN: Mapping[str, DataNumbers] = {
+    "drosophila-vnc": DataNumbers(4, 1, 20, 1024, "uint8"),
+    # the stand-in for the paper's images, which are not public, is of this type
+    "mouse": DataNumbers(3, 1, 50, 256, "uint16"),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one fold trains on and validates with.
+
+    Attributes:
+      classes: K.
+      channels: C.
+      image_type: in which the images lie on the device.
+      train: height and width of each training image, in pixels.
+      validation: likewise.
+    """
+
+    classes: int
+    channels: int
+    image_type: str
+    train: tuple[Size, ...]
+    validation: tuple[Size, ...]
+
+    def work(self, config: Config, batch: int) -> Work:
+        """Return the steps and validations of the fold, with so many tiles in a batch of validation."""
+        return count_work(config, self.train, self.validation, batch)
+
+
+def find_workload(config: Config, fold: int, numbers: DataNumbers) -> Workload:
+    """Return what a fold of a configuration trains on.
+
+    Args:
+      config: the settings. If they name a data set, it is read.
+      fold: its number.
+      numbers: of a data set that is not at hand; the drosophila and mouse configurations need none.
+
+    Raises:
+      UserError: there is no such fold, a number is missing or does not fit, or the data set cannot be read.
+    """
+    groups: Sequence[str]
+    if config.data.root or config.data.layout == "synthetic":
+        if told := [f"--{name.replace('_', '-')}" for name, value in asdict(numbers).items() if value is not None]:
+            raise ConfigError(f"{', '.join(told)}: the data set is at hand, and tells its numbers. Leave them out.")
+        dataset = load_dataset(config.data)
+        classes, image, groups = len(dataset.class_names), dataset.images[0], dataset.groups
+        sizes = image_sizes(dataset, np.arange(len(dataset.images)))
+        channels, image_type = image.shape[-1], str(image.dtype)
+    else:
+        classes, channels, images, size, image_type = _complete(config, numbers)
+        groups, sizes = _items(config, images, size)
+    items = fold_items(groups, select_fold(make_folds(groups, config.data.folds, config.data.fold_scheme), fold))
+    train, validation = (tuple(sizes[i] for i in items[part]) for part in ("train", "validation"))
+    return Workload(classes, channels, image_type, train, validation)
+
+
+def _complete(config: Config, numbers: DataNumbers) -> tuple[int, int, int, int, str]:
+    """Return classes, channels, images, size and type: as given, or else known, or else of the settings."""
+    known = _KNOWN.get(config.data.layout, _KNOWN.get(config.data.fold_scheme, DataNumbers()))
+    told = numbers.over(DataNumbers(classes=len(config.data.classes) or None)).over(known)
+    found = {"classes": told.classes, "channels": told.channels, "images": told.images, "size": told.size}
+    if missing := [f"--{name}" for name, value in found.items() if value is None]:
+        raise ConfigError(
+            f"The settings name no data set, so {', '.join(missing)} must be given: numbers of classes, channels and "
+            "images, and the images' side in pixels. Or give the data set with --data.root."
+        )
+    values = {name: value for name, value in found.items() if value is not None}
+    for name, value in values.items():
+        least = 2 if name == "classes" else 1
+        if value < least:
+            raise ConfigError(f"--{name} {value}: expected a number of at least {least}.")
+    return values["classes"], values["channels"], values["images"], values["size"], told.image_type or "uint8"
+
+
+def _items(config: Config, images: int, size: int) -> tuple[list[str], list[Size]]:
+    """Return group and size of every item that images of one size become."""
+    side = config.data.cut or size
+    if fault := cut_fault("of --size", size, size, config.data.cut):
+        raise fault
+    each = (size // side) ** 2 * (VIEWS if config.data.views == "dihedral" else 1)
+    groups = [f"{image:06}" for image in range(images) for _ in range(each)]
+    return groups, [(side, side)] * len(groups)
