@@ -34,13 +34,23 @@ Run = Callable[[int], None]
 """Takes at least the given number of batches, and returns when the device has finished."""
 
 
+def settings(task: Task) -> Any:
+    """Return the `Config` of our own run."""
+    from fbunet_jax.config import Config, ModelConfig, TrainingConfig
+
+    precision: Any = "bfloat16" if task.precision == "mixed" else "float32"
+    return Config(
+        model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),
+        training=TrainingConfig(batch_size=task.batch),
+    )
+
+
 def ours(task: Task) -> tuple[Run, int, str]:
     """Return our own run (the product's mapped step, which gathers its crops), batches in a call, and the device."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from fbunet_jax.config import Config, ModelConfig, TrainingConfig
     from fbunet_jax.data.augment import make_augmentation
     from fbunet_jax.data.store import ImageStore
     from fbunet_jax.models.methods import build_model
@@ -51,11 +61,7 @@ def ours(task: Task) -> tuple[Run, int, str]:
 
     if task.task == "train":
         reuse_host_memory()  # as the command does
-    precision = "bfloat16" if task.precision == "mixed" else "float32"
-    config = Config(
-        model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),
-        training=TrainingConfig(batch_size=task.batch),
-    )
+    config = settings(task)
     model = build_model(config, classes=CLASSES, channels=1)
     optimizer = make_optimizer(config.training, total_steps=2**20)
     state = create_state(model, optimizer, jax.random.key(0), 1)

@@ -1,8 +1,8 @@
 """How near the training step comes to what the device can do, and how its time grows.
 
 python -m benchmarks.roofline --help lists the options. The roofline is that of one 256 x 256 training image of
-feedback-convlstm: `GFLOP` of arithmetic and, in bfloat16, `GIGABYTES` of memory traffic at the least. The device's own
-rates are measured: copying an array, and multiplying two matrices.
+feedback-convlstm: the operations of its convolutions and matrix products, and their operands and results, each moved
+once, counted in the traced step. The device's own rates are measured: copying an array, and multiplying two matrices.
 """
 
 import statistics
@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmarks.contender import Task, ours
+from benchmarks.contender import CLASS_WEIGHTS, CLASSES, Task, ours, settings
+from fbunet_jax.accelerators.arithmetic import Arithmetic, count_arithmetic
+from fbunet_jax.models.methods import build_model
 from fbunet_jax.training.memory import reuse_host_memory
-
-GFLOP, GIGABYTES = 23.0, {"mixed": 0.63, "float32": 1.26}
+from fbunet_jax.training.state import make_optimizer
+from fbunet_jax.training.steps import make_train_step
+from fbunet_jax.training.trained import state_shapes
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,16 @@ def step_seconds(task: Task, repeats: int) -> float:
     return seconds(lambda: run(batches), repeats) / batches
 
 
+def step_arithmetic(task: Task) -> Arithmetic:
+    """Return what convolutions and matrix products of a training step take at the least."""
+    config = settings(task)
+    model, optimizer = build_model(config, classes=CLASSES, channels=1), make_optimizer(config.training, 2**20)
+    shape, crops = jax.ShapeDtypeStruct, (task.batch, task.size, task.size)
+    batch = {"image": shape((*crops, 1), jnp.float32), "label": shape(crops, jnp.int32)}
+    step = make_train_step(model, optimizer, CLASS_WEIGHTS, 0.5)
+    return count_arithmetic(step, state_shapes(config, model, 1), batch)
+
+
 def growth(name: str, unit: str, tasks: Sequence[tuple[int, Task]], repeats: int) -> None:
     """Print lines of a table: time, and time divided by the amount of work, relative to the first line."""
     first = None
@@ -93,7 +106,15 @@ def main() -> None:
     print(f"copy {bandwidth / 1e9:.1f} GB/s, matrix product {rate / 1e9:.0f} GFLOP/s")
     task = Task("ours", "train", options.batch, 256, options.precision, (8, 16, 32, 64, 128))
     image = step_seconds(task, options.repeats) / options.batch
-    least = {"arithmetic": GFLOP * 1e9 / rate, "memory": GIGABYTES[options.precision] * 1e9 / bandwidth}
+    needed = step_arithmetic(task)
+    print(
+        f"one training image of 256 x 256: {needed.flops / options.batch / 1e9:.1f} GFLOP, "
+        f"{needed.bytes / options.batch / 1e9:.2f} GB at the least"
+    )
+    least = {
+        "arithmetic": needed.flops / options.batch / rate,
+        "memory": needed.bytes / options.batch / bandwidth,
+    }
     limit = max(least, key=lambda name: least[name])
     print(
         f"one training image of 256 x 256: {image:.4g} s; the roofline {least[limit]:.4g} s ({limit}): "

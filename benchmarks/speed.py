@@ -55,7 +55,8 @@ class Contestant:
 
     def __init__(self, task: Task, python: str) -> None:
         """Start it and wait until it has compiled."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # packages may lie there too
+        environment = {**os.environ, "PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self.task = task
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.contender", json.dumps(asdict(task))],
