@@ -100,7 +100,7 @@ DEVICES: Mapping[str, Device] = {
     # GiB that XLA lets a program use; GB/s; TFLOP/s; GB/s over all links in one direction; chips of the largest slice
     "v4": _tpu("v4", 30.75, 1228, 275, 300, 4096),
     "v5e": _tpu("v5e", 15.75, 819, 197, 200, 256),
-    "v5p": _tpu("v5p", 94.75, 2765, 459, 600, 6144),
+    "v5p": _tpu("v5p", 95.74, 2765, 459, 600, 6144),
     "v6e": _tpu("v6e", 31.25, 1638, 918, 400, 256),
     "a100-40gb": _gpu("NVIDIA A100-SXM4-40GB", 42331013120, 1555.2, 312, 156, 300, "NVIDIA A100 data sheet", **_AMPERE),
     "a100-80gb": _gpu(

@@ -147,16 +147,6 @@ class Program:
         """Return the traffic of the whole program; a loop counts once."""
         return self._traffic(self._entry)
 
-    def by_name(self) -> dict[str, Traffic]:
-        """Return the traffic of each operation of a step, by the name under which it was traced; the largest first."""
-        bodies = [i.called("body")[0] for i in self._computations[self._entry].values() if i.opcode == "while"]
-        body = max(bodies, key=lambda name: self._traffic(name).bytes_moved, default=self._entry)
-        found: dict[str, Traffic] = defaultdict(lambda: NOTHING)
-        for instruction in self._computations[body].values():
-            name = re.search(r'op_name="([^"]*)"', instruction.attributes)
-            found[name[1] if name else instruction.opcode] += self._instruction(instruction, self._computations[body])
-        return dict(sorted(found.items(), key=lambda item: -item[1].bytes_moved))
-
     def _traffic(self, name: str) -> Traffic:
         computation = self._computations[name]
         return sum((self._instruction(each, computation) for each in computation.values()), start=NOTHING)

@@ -1,7 +1,11 @@
 """Names and figures of devices."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from fbunet_jax.accelerators.compiling import Memory, Prediction, Report, Seconds, Training
 from fbunet_jax.accelerators.devices import DEVICES, gpu_description, parse_target
 from fbunet_jax.errors import ConfigError
 
@@ -63,3 +67,22 @@ def test_the_compiler_is_told_memory_and_rate_that_the_bounds_use():
             assert f"memory_bandwidth: {int(device.bandwidth)}" in text
             assert f"device_memory_size: {round(device.memory / 0.75)}" in text
             assert text.count("{") == text.count("}")
+
+
+def test_the_page_has_the_figures_that_the_bounds_use():
+    page = (Path(__file__).parents[2] / "docs" / "compile.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w\S+)` \| (\d.*) \|$", page, re.MULTILINE))
+    assert rows == {
+        name: f"{device.memory / 1e9:.1f} GB | {device.bandwidth / 1e9:,.0f} | "
+        f"{device.flops['bfloat16'] / 1e12:,.0f} | {device.flops['float32'] / 1e12:,.0f} | "
+        f"{device.links / 1e9:,.0f} | {device.source}"
+        for name, device in DEVICES.items()
+    }
+
+
+def test_the_page_names_every_field_of_the_json_file():
+    page = (Path(__file__).parents[2] / "docs" / "compile.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if text.startswith("{format")]
+    named = set(re.findall(r"\w+", block))
+    types = (Report, Training, Prediction, Memory, Seconds)
+    assert named == {"format", "jax", "targets"} | {field for each in types for field in each.__annotations__}
