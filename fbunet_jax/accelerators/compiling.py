@@ -47,8 +47,8 @@ class Seconds(TypedDict):
     launches: float | None
 
 
-class Training(TypedDict):
-    """Of one device and one step, as docs/cluster.md describes."""
+class Needs(TypedDict):
+    """Of one program on one device; None for what the device does not tell."""
 
     compile_seconds: float
     memory: Memory
@@ -56,8 +56,13 @@ class Training(TypedDict):
     bytes_moved: int | None
     flops: int
     kernels: int | None
-    all_reduced_bytes: int | None
     seconds_at_peak: Seconds
+
+
+class Training(Needs):
+    """Of one step; batches are crops a device, and what cannot run has no speed."""
+
+    all_reduced_bytes: int | None
     crops_per_second_at_most: float | None
     fold_seconds_at_least: float | None
     bytes_per_crop: dict[str, float | None]
@@ -65,16 +70,9 @@ class Training(TypedDict):
     largest_batch: int | None
 
 
-class Prediction(TypedDict):
-    """Of one device and one batch of tiles."""
+class Prediction(Needs):
+    """Of one batch of tiles."""
 
-    compile_seconds: float
-    memory: Memory
-    fits: bool
-    bytes_moved: int | None
-    flops: int
-    kernels: int | None
-    seconds_at_peak: Seconds
     tile: int
     batch: int
     megapixels_per_second_at_most: float | None
@@ -181,68 +179,53 @@ def _training(
     config: Config, target: Target, share: int, programs: dict[int, dict[str, Any]], steps: int, largest: int | None
 ) -> Training:
     device, program = target.device, programs[share]
-    seconds = _seconds(config, target, program)
-    longest = _longest(seconds)
-    per_crop = {
-        each: programs[each]["traffic"]["bytes_moved"] / each if programs[each]["traffic"] else None
-        for each in sorted(programs)
-    }
-    traffic = program["traffic"] or {}
+    needs = _needs(config, target, program)
+    longest = _longest(needs)
+    per_crop = {each: _moved(programs[each], each) for each in sorted(programs)}
+    fitting = {each: moved for each, moved in per_crop.items() if moved and _fits(programs[each], device)}
     return {
-        "compile_seconds": program["seconds"],
-        "memory": _memory(program, device),
-        "fits": _fits(program, device),
-        "bytes_moved": traffic.get("bytes_moved"),
-        "flops": program["arithmetic"]["flops"],
-        "kernels": traffic.get("kernels") if device.is_gpu else None,
-        "all_reduced_bytes": traffic.get("all_reduced_bytes"),
-        "seconds_at_peak": seconds,
+        **needs,
+        "all_reduced_bytes": program["traffic"] and program["traffic"]["all_reduced_bytes"],
         "crops_per_second_at_most": longest and share / longest,
         "fold_seconds_at_least": longest and steps * longest,
         "bytes_per_crop": {str(each): moved for each, moved in per_crop.items()},
-        "recommended_batch": None if device.is_gpu else _recommended(per_crop, programs, device),
+        "recommended_batch": None if device.is_gpu else min(fitting, key=lambda each: fitting[each], default=None),
         "largest_batch": largest,
     }
 
 
-def _recommended(per_crop: dict[int, float | None], programs: dict[int, dict[str, Any]], device: Device) -> int | None:
-    """Return the crops a device with the least traffic for each of them, among the programs that fit."""
-    fitting = {share: moved for share, moved in per_crop.items() if moved and _fits(programs[share], device)}
-    return min(fitting, key=lambda share: fitting[share], default=None)
-
-
 def _prediction(config: Config, target: Target, program: dict[str, Any], tile: int, tiles: int) -> Prediction:
-    device = target.device
-    seconds = _seconds(config, replace(target, shape=(1,) * len(target.shape)), program)
-    longest = _longest(seconds)
-    traffic = program["traffic"] or {}
+    needs = _needs(config, replace(target, shape=(1,) * len(target.shape)), program)
+    longest = _longest(needs)
+    speed = longest and tiles * tile**2 / longest / 1e6
+    return {**needs, "tile": tile, "batch": tiles, "megapixels_per_second_at_most": speed}
+
+
+def _needs(config: Config, target: Target, program: dict[str, Any]) -> Needs:
+    device, memory, traffic = target.device, program["memory"], program["traffic"]
     return {
         "compile_seconds": program["seconds"],
-        "memory": _memory(program, device),
+        "memory": {
+            "arguments": memory["arguments"],
+            "temporaries": memory["temporaries"],
+            "code": memory["code"],
+            "total": memory["total"],
+            "capacity": device.memory,
+        },
         "fits": _fits(program, device),
-        "bytes_moved": traffic.get("bytes_moved"),
+        "bytes_moved": traffic and traffic["bytes_moved"],
         "flops": program["arithmetic"]["flops"],
-        "kernels": traffic.get("kernels") if device.is_gpu else None,
-        "seconds_at_peak": seconds,
-        "tile": tile,
-        "batch": tiles,
-        "megapixels_per_second_at_most": longest and tiles * tile**2 / longest / 1e6,
-    }
-
-
-def _memory(program: dict[str, Any], device: Device) -> Memory:
-    parts = program["memory"]
-    return {
-        "arguments": parts["arguments"],
-        "temporaries": parts["temporaries"],
-        "code": parts["code"],
-        "total": parts["total"],
-        "capacity": device.memory,
+        "kernels": traffic["kernels"] if traffic and device.is_gpu else None,
+        "seconds_at_peak": _seconds(config, target, program),
     }
 
 
 def _fits(program: dict[str, Any], device: Device) -> bool:
     return program["traffic"] is not None and program["memory"]["total"] <= device.memory
+
+
+def _moved(program: dict[str, Any], crops: int) -> float | None:
+    return program["traffic"] and program["traffic"]["bytes_moved"] / crops
 
 
 def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds:
@@ -261,8 +244,9 @@ def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds
     }
 
 
-def _longest(seconds: Seconds) -> float | None:
-    """Return the longest time, below which a program cannot stay; None if it does not fit, so that it cannot run."""
+def _longest(needs: Needs) -> float | None:
+    """Return the longest time, below which a program cannot stay; None if the compiler gave up."""
+    seconds = needs["seconds_at_peak"]
     if seconds["bytes"] is None:
         return None
     return max(seconds["bytes"], seconds["flops"], seconds["links"] or 0, seconds["launches"] or 0)
