@@ -1,7 +1,7 @@
 """Arithmetic of a traced function: the operations of its convolutions and matrix products, and what they must move."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,17 @@ def count_arithmetic(function: Callable[..., Any], *arguments: Any) -> Arithmeti
 
 
 def _of_jaxpr(jaxpr: Any) -> Arithmetic:
-    return sum((_of_equation(equation) for equation in jaxpr.eqns), start=NOTHING)
+    """Count what the results depend on: compilers remove the rest, such as the gradient of the image."""
+    total, used = NOTHING, set(_variables(jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if used.intersection(equation.outvars):
+            total += _of_equation(equation)
+            used.update(_variables(equation.invars))
+    return total
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [atom for atom in atoms if not hasattr(atom, "val")]  # no literals
 
 
 def _of_equation(equation: Any) -> Arithmetic:
