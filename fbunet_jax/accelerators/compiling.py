@@ -183,13 +183,15 @@ def _training(
     longest = _longest(needs)
     per_crop = {each: _moved(programs[each], each) for each in sorted(programs)}
     fitting = {each: moved for each, moved in per_crop.items() if moved and _fits(programs[each], device)}
+    # of one batch alone nothing can be recommended, and on a GPU the traffic of a crop hardly depends on it
+    compared = fitting if len(per_crop) > 1 and not device.is_gpu else {}
     return {
         **needs,
         "all_reduced_bytes": program["traffic"] and program["traffic"]["all_reduced_bytes"],
         "crops_per_second_at_most": longest and share / longest,
         "fold_seconds_at_least": longest and steps * longest,
         "bytes_per_crop": {str(each): moved for each, moved in per_crop.items()},
-        "recommended_batch": None if device.is_gpu else min(fitting, key=lambda each: fitting[each], default=None),
+        "recommended_batch": min(compared, key=lambda each: compared[each], default=None),
         "largest_batch": largest,
     }
 

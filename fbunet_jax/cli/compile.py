@@ -181,7 +181,7 @@ def _demands(config: Config, device: Any, program: Any) -> list[str]:
         "bytes": ("moved", program["bytes_moved"], f"{device.bandwidth / 1e9:,.0f} GB/s"),
         "flops": ("computed", program["flops"], f"{device.flops[config.model.precision] / 1e12:,.0f} TFLOP/s"),
         "links": ("all-reduced", program.get("all_reduced_bytes"), f"{device.links / 1e9:,.0f} GB/s"),
-        "launches": ("kernels", program["kernels"], "2 microseconds each"),
+        "launches": ("kernels", program["kernels"], "1 microsecond each"),
     }
     longest = max(each for each in seconds.values() if each is not None)
     for key, (word, amount, rate) in rates.items():
