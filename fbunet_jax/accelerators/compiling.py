@@ -3,6 +3,8 @@
 import importlib.metadata
 import importlib.util
 import json
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from fbunet_jax.accelerators.devices import LANES, SECONDS_A_LAUNCH, Device, Target
+from fbunet_jax.accelerators.devices import LANES, SECONDS_A_LAUNCH, Device, Target, parse_target
 from fbunet_jax.accelerators.worker import Request
 from fbunet_jax.accelerators.workload import Workload
 from fbunet_jax.config import Config, to_toml
@@ -94,8 +96,7 @@ def find_plugin(device: Device) -> None:
     Raises:
       ConfigError: it is not; the sentence has the command that installs it.
     """
-    modules = ("libtpu",) if device.plugin == "tpu" else ("jax_cuda13_plugin", "jax_cuda12_plugin")
-    if not any(importlib.util.find_spec(module) for module in modules):
+    if not importlib.util.find_spec("libtpu" if device.plugin == "tpu" else "jax_cuda13_plugin"):
         version = importlib.metadata.version("jax")
         raise ConfigError(
             f"The compiler for {device.description} is not installed; the device itself is not needed. Install it: "
@@ -181,8 +182,11 @@ def _training(
     device, program = target.device, programs[share]
     needs = _needs(config, target, program)
     longest = _longest(needs)
-    per_crop = {each: _moved(programs[each], each) for each in sorted(programs)}
-    fitting = {each: moved for each, moved in per_crop.items() if moved and _fits(programs[each], device)}
+    per_crop = {
+        each: programs[each]["traffic"]["bytes_moved"] / each if _fits(programs[each], device) else None
+        for each in sorted(programs)
+    }
+    fitting = {each: moved for each, moved in per_crop.items() if moved}
     # of one batch alone nothing can be recommended, and on a GPU the traffic of a crop hardly depends on it
     compared = fitting if len(per_crop) > 1 and not device.is_gpu else {}
     return {
@@ -197,7 +201,7 @@ def _training(
 
 
 def _prediction(config: Config, target: Target, program: dict[str, Any], tile: int, tiles: int) -> Prediction:
-    needs = _needs(config, replace(target, shape=(1,) * len(target.shape)), program)
+    needs = _needs(config, target, program)
     longest = _longest(needs)
     speed = longest and tiles * tile**2 / longest / 1e6
     return {**needs, "tile": tile, "batch": tiles, "megapixels_per_second_at_most": speed}
@@ -226,18 +230,14 @@ def _fits(program: dict[str, Any], device: Device) -> bool:
     return program["traffic"] is not None and program["memory"]["total"] <= device.memory
 
 
-def _moved(program: dict[str, Any], crops: int) -> float | None:
-    return program["traffic"] and program["traffic"]["bytes_moved"] / crops
-
-
 def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds:
     """Return how long a program takes at the least for each of its demands, each by itself."""
     device, traffic, count = target.device, program["traffic"], target.count
     flops = program["arithmetic"]["flops"] / device.flops[config.model.precision]
     if not traffic:
         return {"bytes": None, "flops": flops, "links": None, "launches": None}
-    # in a ring, or any other all-reduce, a device sends nearly all of it twice
-    sent = 2 * traffic["all_reduced_bytes"] * (count - 1) / count
+    # in a ring a device sends nearly all of it twice; switches between GPUs may add, so that it sends it once
+    sent = (1 if device.is_gpu else 2) * traffic["all_reduced_bytes"] * (count - 1) / count
     return {
         "bytes": traffic["bytes_moved"] / device.bandwidth,
         "flops": flops,
@@ -247,9 +247,9 @@ def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds
 
 
 def _longest(needs: Needs) -> float | None:
-    """Return the longest time, below which a program cannot stay; None if the compiler gave up."""
+    """Return the longest time, below which a program cannot stay; None if it does not fit."""
     seconds = needs["seconds_at_peak"]
-    if seconds["bytes"] is None:
+    if not needs["fits"] or seconds["bytes"] is None:
         return None
     return max(seconds["bytes"], seconds["flops"], seconds["links"] or 0, seconds["launches"] or 0)
 
@@ -275,7 +275,8 @@ def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None
                         answers.setdefault(key, []).append(value)
                         if key in ("training", "prediction"):
                             what = f"a step of {value['share']} crops a device" if key == "training" else "a prediction"
-                            tell(f"compiled {what} for {request.target} in {value['seconds']:.0f} s")
+                            done = "compiled" if value["traffic"] else "found too large"
+                            tell(f"{done}: {what} for {request.target}, in {value['seconds']:.0f} s")
             except BaseException:
                 process.kill()
                 raise
@@ -285,10 +286,26 @@ def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None
     if "error" in answers:
         raise ConfigError(answers["error"][0])
     if code:
-        lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
-        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        raise RunError(f"The compiler for {request.target} {_ending(code, text)}")
+    if answers["devices"][0]["count"] != parse_target(request.target).count:
         raise RunError(
-            f"The compiler for {request.target} {how}: {lines[-1][:300] if lines else 'it says no more'}. "
-            "--debug shows all that it printed. Another version of JAX may do better."
+            f"The compiler describes {answers['devices'][0]['count']} devices for {request.target}, which has "
+            f"{parse_target(request.target).count}. Another version of JAX may do better."
         )
     return answers
+
+
+def _ending(code: int, text: str) -> str:
+    """Return how a process of `worker` ended, as the rest of a sentence.
+
+    Args:
+      code: its exit code, negative for a signal.
+      text: what it printed, in which the compiler's last words are followed by those of others.
+    """
+    if code == -signal.SIGKILL:
+        return "was killed, as Linux does when memory is short: compiling takes several GB on this machine."
+    lines = [line.strip().rstrip(".") for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"^F\d{4}|Error: |[Cc]heck fail", line)]
+    last = (telling or lines or ["it says no more"])[-1][:300]
+    how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+    return f"{how}: {last}. --debug shows all that it printed. Another version of JAX may do better."

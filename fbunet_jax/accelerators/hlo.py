@@ -8,7 +8,6 @@ nothing; what a cache saves, and what a kernel reads more than once, are not see
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,74 +163,106 @@ class Program:
             return sum([*inner, *sorted(branches, key=lambda t: t.bytes_moved)[-1:]], start=NOTHING)
         operands = [computation[name] for name in instruction.operands if name in computation]
         read, written = self._moved(instruction, operands)
-        reduced = 0
-        if opcode in ("all-reduce", "all-reduce-start"):
-            reduced = sum(array.unpadded_bytes for operand in operands for array in operand.arrays)
-        return Traffic(read + written, 1, reduced)
+        return Traffic(read + written, 1, self._reduced(instruction, computation))
+
+    def _reduced(self, instruction: _Instruction, computation: Computation) -> int:
+        """Return the bytes that are summed over devices; scattering and gathering a sum are half of one each."""
+        if instruction.opcode == "fusion":
+            fused = self._fused_by(instruction)
+            return sum(self._reduced(each, fused) for each in fused.values())
+        operands = [computation[name] for name in instruction.operands if name in computation]
+        summed = sum(array.unpadded_bytes for operand in operands for array in operand.arrays)
+        kind = instruction.opcode.removesuffix("-start")
+        if kind == "all-gather":
+            return sum(array.unpadded_bytes for array in instruction.arrays[-1:]) // 2
+        return {"all-reduce": summed, "reduce-scatter": summed // 2}.get(kind, 0)
 
     def _moved(self, instruction: _Instruction, operands: list[_Instruction]) -> tuple[int, int]:
         """Return the bytes read and written by an instruction that calls no other computation but a fused one."""
         sizes = [self._size(operand.arrays) for operand in operands]
-        result = instruction.arrays
-        if instruction.opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
-            # a tuple of source, copy and context; a slice arrives as large as it leaves
-            source, copy = result[:2]
-            if instruction.opcode == "copy-start":
-                return self._size(result[:1]), self._size(result[1:2])
-            return (copy.bytes if source.memory in self._memories else 0), self._size((copy,))
-        if instruction.opcode in _SLICES:
-            sizes[0] = self._size(result)
-        elif instruction.opcode == "dynamic-update-slice":
-            return sizes[1], sizes[1]
-        elif instruction.opcode == "custom-call" and len(result) > 1 and result[-1].kind == "u8":
+        opcode, result = instruction.opcode, instruction.arrays
+        if opcode == "fusion":
+            return self._fused(instruction, sizes)
+        if opcode == "copy-start":
+            # a tuple of copy, source and context
+            return self._size(result[1:2]), self._size(result[:1])
+        if opcode in ("slice-start", "dynamic-slice-start"):
+            # a tuple of source, slice and context
+            return self._part(operands[0], result[1]), self._size(result[1:2])
+        if opcode in _SLICES:
+            return self._part(operands[0], *result) + sum(sizes[1:]), self._size(result)
+        if opcode == "dynamic-update-slice":
+            return sum(sizes[1:]), self._part(instruction, *operands[1].arrays)
+        if opcode == "custom-call" and len(result) > 1 and result[-1].kind == "u8":
             result = result[:-1]  # a library's scratch space, which nobody reads afterwards
-        written = self._size(result)
-        if instruction.opcode == "fusion":
-            fused_computation = self._computations[instruction.called("calls")[0]]
-            return self._fused(fused_computation, sizes, written)
-        return sum(sizes), written
+        return sum(sizes), self._size(result)
 
-    def _fused(self, fused: Computation, sizes: list[int], written: int) -> tuple[int, int]:
-        """Return what a fusion reads and writes, given the sizes of its operands and of its result."""
-        users: dict[str, list[_Instruction]] = defaultdict(list)
-        for instruction in fused.values():
-            for operand in instruction.operands:
-                users[operand].append(instruction)
+    def _fused(self, instruction: _Instruction, sizes: list[int]) -> tuple[int, int]:
+        """Return what a fusion reads and writes, given the sizes of its operands."""
+        fused = self._fused_by(instruction)
+        read = sum(self._read(fused, number, size) for number, size in enumerate(sizes))
+        root = next(each for each in fused.values() if each.is_root)
+        roots = [_source(fused, name) for name in (root.operands if root.opcode == "tuple" else [root.name])]
+        if len(roots) != len(instruction.arrays):  # an inner fusion has several results
+            return read, self._size(instruction.arrays)
+        written = 0
+        for result, each in zip(instruction.arrays, roots, strict=True):
+            whole = self._size((result,))
+            part = _plain_size(fused[each.operands[1]]) if _is_in_place(fused, each) else whole
+            written += min(whole, part)
+        return read, written
 
-        def uses(name: str) -> Iterator[_Instruction]:
-            for user in users[name]:
-                if user.opcode == "bitcast":
-                    yield from uses(user.name)
-                else:
-                    yield user
+    def _read(self, fused: Computation, number: int, size: int) -> int:
+        """Return how much of an operand of a fusion is read, given its number and its size."""
+        parameter = next(
+            (each.name for each in fused.values() if each.opcode == "parameter" and each.attributes == f"{number}"), ""
+        )
+        root = next(each.name for each in fused.values() if each.is_root)
+        if not parameter or _source(fused, root).name == parameter:
+            return size if parameter else 0
+        parts = 0
+        for user in _users(fused, parameter):
+            places = [place for place, name in enumerate(user.operands) if _source(fused, name).name == parameter]
+            if user.opcode in _SLICES and places == [0]:
+                parts += _plain_size(user)
+            elif user.opcode == "fusion":
+                parts += sum(self._read(self._fused_by(user), place, size) for place in places)
+            elif not (places == [0] and _is_in_place(fused, user)):
+                return size
+        return min(size, parts)
 
-        def source(name: str) -> _Instruction:
-            instruction = fused[name]
-            return source(instruction.operands[0]) if instruction.opcode == "bitcast" else instruction
+    def _fused_by(self, instruction: _Instruction) -> Computation:
+        return self._computations[instruction.called("calls")[0]]
 
-        root = next(instruction for instruction in fused.values() if instruction.is_root)
-        roots = [source(name) for name in root.operands] if root.opcode == "tuple" else [source(root.name)]
-        updates = [each for each in roots if each.opcode == "dynamic-update-slice"]
-        in_place = {source(update.operands[0]).name for update in updates}
-        for update in updates:
-            written += _plain_size(fused[update.operands[1]]) - _plain_size(update)
-        read = 0
-        for instruction in fused.values():
-            if instruction.opcode != "parameter":
-                continue
-            number = int(re.match(r"\d+", instruction.attributes)[0])  # type: ignore[index]
-            size = sizes[number] if number < len(sizes) else 0
-            if instruction.name in in_place:
-                size = 0
-            elif (parts := list(uses(instruction.name))) and all(
-                user.opcode in _SLICES and source(user.operands[0]).name == instruction.name for user in parts
-            ):
-                size = min(size, sum(_plain_size(user) for user in parts))
-            read += size
-        return read, max(written, 0)
+    def _part(self, whole: _Instruction, *parts: _Array) -> int:
+        """Return the bytes of parts of an array, 0 if that lies on the chip."""
+        return sum(part.bytes for part in parts) if self._size(whole.arrays) else 0
 
     def _size(self, arrays: tuple[_Array, ...]) -> int:
         return sum(array.bytes for array in arrays if array.memory in self._memories)
+
+
+def _source(computation: Computation, name: str) -> _Instruction:
+    """Return the instruction that makes a value, under whatever shape it is seen."""
+    instruction = computation[name]
+    return _source(computation, instruction.operands[0]) if instruction.opcode == "bitcast" else instruction
+
+
+def _users(computation: Computation, name: str) -> Iterator[_Instruction]:
+    """Yield the instructions that use a value, under whatever shape."""
+    for user in computation.values():
+        if name in user.operands:
+            if user.opcode == "bitcast":
+                yield from _users(computation, user.name)
+            else:
+                yield user
+
+
+def _is_in_place(fused: Computation, instruction: _Instruction) -> bool:
+    """Say whether an instruction updates a part of an operand of the fusion."""
+    return (
+        instruction.opcode == "dynamic-update-slice" and _source(fused, instruction.operands[0]).opcode == "parameter"
+    )
 
 
 def _plain_size(instruction: _Instruction) -> int:
@@ -256,7 +287,7 @@ def _read_instruction(line: str) -> _Instruction | None:
         opcode,
         tuple(re.findall(r"%([\w.\-]+)", operands)),
         # the number of a parameter stands where operands do
-        operands + attributes if opcode == "parameter" else attributes,
+        operands if opcode == "parameter" else attributes,
         bool(start[1]),
     )
 

@@ -107,7 +107,7 @@ def compile_training(config: Config, data: StoredImages, devices: Sequence[jax.D
     config = replace(config, training=replace(config.training, batch_size=share * len(devices)))
     model = build_model(config, classes=data.classes, channels=data.channels)
     optimizer = make_optimizer(config.training, TOTAL_STEPS)
-    weights = np.ones(data.classes, np.float32)
+    weights = np.linspace(0.5, 2, data.classes, dtype=np.float32)  # ones would be compiled away
     mapped = mapped_training(config, model, optimizer, weights, jax.random.key(0), devices)
     state = state_shapes(config, model, data.channels)
     step = make_train_step(model, optimizer, weights, config.training.round_weight, config.training.dice_weight)
@@ -117,7 +117,7 @@ def compile_training(config: Config, data: StoredImages, devices: Sequence[jax.D
         "label": jax.ShapeDtypeStruct(crops, jnp.int32),
     }
     arithmetic = count_arithmetic(step, state, batch)
-    return _compile([lambda: mapped.lower(state, data.shapes())], arithmetic, devices[0])
+    return _compile([lambda: mapped.lower(state, data.shapes())], Program.step, arithmetic, devices[0])
 
 
 def compile_prediction(config: Config, data: StoredImages, device: jax.Device, tile: int, batch: int) -> Compiled:
@@ -150,11 +150,14 @@ def compile_prediction(config: Config, data: StoredImages, device: jax.Device, t
     segment = partial(segment_view, model)
     members, weights = on_device(([[jax.eval_shape(segment, *arguments)]], shape((tile,), jnp.float32)))
     lowerings = [lambda: jax.jit(segment).lower(*arguments), lambda: jax.jit(combine).lower(members, weights)]
-    return _compile(lowerings, count_arithmetic(segment, *arguments), device)
+    return _compile(lowerings, Program.whole, count_arithmetic(segment, *arguments), device)
 
 
 def _compile(
-    lowerings: Sequence[Callable[[], jax.stages.Lowered]], arithmetic: Arithmetic, device: jax.Device
+    lowerings: Sequence[Callable[[], jax.stages.Lowered]],
+    count: Callable[[Program], Traffic],
+    arithmetic: Arithmetic,
+    device: jax.Device,
 ) -> Compiled:
     """Compile programs that run one after the other; the first takes the most memory."""
     began = time.perf_counter()
@@ -170,7 +173,7 @@ def _compile(
             raise
         # what NVIDIA's collectives use is main memory too
         memory_spaces = frozenset({0}) if device.platform == "tpu" else frozenset({0, 1})
-        traffic += Program(compiled.as_text() or "", memory_spaces).step()
+        traffic += count(Program(compiled.as_text() or "", memory_spaces))
         memories.append(_memory(compiled.memory_analysis()))
     return Compiled(time.perf_counter() - began, max(memories, key=lambda m: m.total), traffic, arithmetic)
 

@@ -120,8 +120,8 @@ def _complete(config: Config, numbers: DataNumbers) -> tuple[int, int, int, int,
 def _items(config: Config, images: int, size: int) -> tuple[list[str], list[Size]]:
     """Return group and size of every item that images of one size become."""
     side = config.data.cut or size
-    if fault := cut_fault("of --size", size, size, config.data.cut):
-        raise fault
+    if cut_fault("", size, size, config.data.cut):
+        raise ConfigError(f"data.cut = {side}: --size {size} is not a multiple of it.")
     each = (size // side) ** 2 * (VIEWS if config.data.views == "dihedral" else 1)
     groups = [f"{image:06}" for image in range(images) for _ in range(each)]
     return groups, [(side, side)] * len(groups)

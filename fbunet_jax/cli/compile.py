@@ -1,6 +1,7 @@
 """``fbunet compile``: what a training needs on devices that are not here."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import tyro
 from fbunet_jax.cli.options import given_config, parse_folds, size_text
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.training.interruption import raise_on_signals
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -42,7 +44,7 @@ class Arguments:
     batches: tuple[int, ...] = ()
     """Also compile with so many crops a device, to see how the traffic grows; 64 and 128 on a TPU by default."""
     largest_batch: bool = False
-    """Find the most crops a device that fit: compiles up to three times more."""
+    """Find the most crops a device that fit: compiles a few times more."""
     tile: Number = None
     """Side of the tiles of the prediction in pixels; 512 by default."""
     tiles: Annotated[int, tyro.conf.arg(metavar="N")] = 8
@@ -58,6 +60,7 @@ def command(options: Sequence[str], prog: str) -> int:
     """Compile for every target and print what it needs; 1 if a program does not fit on one of them."""
     defaults = Arguments(settings=load_config(given_config(options, Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
+    raise_on_signals()  # the compiler, which is another process, ends too
     from fbunet_jax.accelerators.devices import parse_target
 
     if not arguments.targets:
@@ -68,10 +71,10 @@ def command(options: Sequence[str], prog: str) -> int:
     if more:
         raise ConfigError("--fold all: expected one fold; the others take as long.")
     if wrong := [number for number in (*arguments.batches, arguments.tiles) if number < 1]:
-        raise ConfigError(f"--batches and --tiles: {wrong[0]} is no number of crops or tiles; expected at least 1.")
+        raise ConfigError(f"--batches and --tiles: {wrong[0]} is not a number of crops or tiles: expected at least 1.")
     out = Path(arguments.out).expanduser() if arguments.out else None
-    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise ConfigError(f"--out {out}: expected a file in a folder that exists.")
+    if out and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        raise ConfigError(f"--out {out}: expected a file in a folder that exists and can be written.")
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.accelerators.compiling import FORMAT, compile_for, find_plugin, share_of
     from fbunet_jax.accelerators.workload import DataNumbers, find_workload
@@ -171,7 +174,9 @@ def _demands(config: Config, device: Any, program: Any) -> list[str]:
     """Return lines on memory, traffic, arithmetic, links and kernels, the longest of the times marked."""
     memory, seconds = program["memory"], program["seconds_at_peak"]
     names = ("arguments", "temporaries", "code")
-    parts = " + ".join(f"{size_text(memory[name])} {name}" for name in names if memory[name])
+    sizes = {name: memory[name] or 0 for name in names}
+    sizes["results"] = memory["total"] - sum(sizes.values()) if sizes["arguments"] else 0
+    parts = " + ".join(f"{size_text(size)} {name}" for name, size in sizes.items() if size)
     needed, capacity = size_text(memory["total"]), size_text(memory["capacity"])
     if parts:
         lines = [f"  memory       {needed} of {capacity}: {'fits' if program['fits'] else 'DOES NOT FIT'} ({parts})"]

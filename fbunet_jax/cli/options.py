@@ -75,7 +75,7 @@ def _from_here(path: Path) -> Path:
 
 def size_text(count: float) -> str:
     """Return a number of bytes in the unit that suits it, such as "1.56 GB"."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{float(f'{count / size:.3g}'):g} {unit}"
     return f"{count:.0f} bytes"

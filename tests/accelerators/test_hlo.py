@@ -68,7 +68,7 @@ def test_memory_on_the_chip_costs_nothing():
 
 
 def test_a_prefetch_counts_what_it_reads():
-    pair = "(f32[1024]{0:T(1024)}, f32[1024]{0:T(1024)S(1)}, u32[]{:S(2)})"
+    pair = "(f32[1024]{0:T(1024)S(1)}, f32[1024]{0:T(1024)}, u32[]{:S(2)})"
     assert (
         moved(
             "%a = f32[1024]{0:T(1024)} parameter(0)",
@@ -119,6 +119,122 @@ def test_a_fusion_that_reads_or_updates_a_part_moves_that_part():
     index, part = 4, 4 * 16
     assert traffic.bytes_moved == (part + index + part) + (part + index + part)
     assert traffic.kernels == 2
+
+
+def fused(*, operands, results, lines):
+    """Return the traffic of one fusion of arrays `(name, shape)`."""
+    given = [f"%{name} = {shape} parameter({number})" for number, (name, shape) in enumerate(operands)]
+    names = ", ".join(f"%{name}" for name, _ in operands)
+    entries = [*given, f"ROOT %f = {results} fusion({names}), kind=kLoop, calls=%inner"]
+    blocks = [
+        "%inner (p: f32[]) -> f32[] {",
+        *given,
+        *lines,
+        "}",
+        "",
+        "ENTRY %main (p: f32[]) -> f32[] {",
+        *entries,
+        "}",
+    ]
+    text = "\n".join(line if line.endswith("{") or line in ("}", "") else f"  {line}" for line in blocks)
+    return Program(f"HloModule m\n\n{text}\n").whole()
+
+
+LONG, SHORT, CHIP = "f32[1024]{0}", "f32[16]{0}", "f32[1024]{0:T(1024)S(1)}"
+
+
+def test_an_operand_of_which_a_part_and_the_whole_are_read_counts_once():
+    lines = [
+        "%s = f32[16]{0} slice(%a), slice={[0:16]}",
+        f"%n = {LONG} negate(%a)",
+        f"ROOT %t = ({SHORT}, {LONG}) tuple(%s, %n)",
+    ]
+    traffic = fused(operands=[("a", LONG)], results=f"({SHORT}, {LONG})", lines=lines)
+    assert traffic.bytes_moved == 4 * (1024 + 16 + 1024)
+
+
+def test_an_update_of_an_array_that_the_fusion_makes_writes_all_of_it():
+    lines = [
+        "%z = f32[] constant(0)",
+        f"%b = {LONG} broadcast(%z), dimensions={{}}",
+        f"ROOT %u = {LONG} dynamic-update-slice(%b, %a, %i)",
+    ]
+    traffic = fused(operands=[("a", SHORT), ("i", "s32[]")], results=LONG, lines=lines)
+    assert traffic.bytes_moved == 4 * (16 + 1 + 1024)
+
+
+def test_an_array_that_is_updated_and_also_read_is_read():
+    lines = [
+        f"%n = {LONG} negate(%a)",
+        f"%u = {LONG} dynamic-update-slice(%a, %b, %i)",
+        f"ROOT %t = ({LONG}, {LONG}) tuple(%u, %n)",
+    ]
+    operands = [("a", LONG), ("b", SHORT), ("i", "s32[]")]
+    traffic = fused(operands=operands, results=f"({LONG}, {LONG})", lines=lines)
+    assert traffic.bytes_moved == 4 * ((1024 + 16 + 1) + (16 + 1024))
+
+
+def test_a_result_on_the_chip_does_not_reduce_what_others_write():
+    lines = [
+        f"%u = {CHIP} dynamic-update-slice(%a, %b, %i)",
+        f"%n = {LONG} negate(%a)",
+        f"ROOT %t = ({CHIP}, {LONG}) tuple(%u, %n)",
+    ]
+    operands = [("a", CHIP), ("b", SHORT), ("i", "s32[]")]
+    traffic = fused(operands=operands, results=f"({CHIP}, {LONG})", lines=lines)
+    assert traffic.bytes_moved == 4 * ((16 + 1) + 1024)
+
+
+NESTED = """HloModule m
+
+%innermost (r0: f32[1024]) -> f32[16] {
+  %r0 = f32[1024]{0} parameter(0)
+  ROOT %s = f32[16]{0} slice(%r0), slice={[0:16]}
+}
+
+%same (s0: f32[1024]) -> f32[1024] {
+  ROOT %s0 = f32[1024]{0} parameter(0)
+}
+
+%inner (q0: f32[1024], q1: f32[1024]) -> f32[1024] {
+  %q0 = f32[1024]{0} parameter(0)
+  %q1 = f32[1024]{0} parameter(1)
+  %x = f32[16]{0} fusion(%q0), kind=kLoop, calls=%innermost
+  %y = f32[1024]{0} fusion(%q1), kind=kLoop, calls=%same
+  ROOT %z = f32[1024]{0} custom-call(%x, %y), custom_call_target="x"
+}
+
+ENTRY %main (a: f32[1024], b: f32[1024]) -> f32[1024] {
+  %a = f32[1024]{0} parameter(0)
+  %b = f32[1024]{0} parameter(1)
+  ROOT %f = f32[1024]{0} fusion(%a, %b), kind=kOutput, calls=%inner
+}
+"""
+
+
+def test_what_an_inner_fusion_reads_of_an_operand_counts():
+    assert Program(NESTED).whole().bytes_moved == 4 * (16 + 1024 + 1024)
+
+
+def test_slices_and_updates_between_main_memory_and_the_chip_count_one_side():
+    place = "%i = s32[] parameter(1)"
+    size = "dynamic_slice_sizes={16}"
+    chip = "f32[16]{0:T(16)S(1)}"
+    assert moved(f"%a = {LONG} parameter(0)", place, f"ROOT %s = {chip} dynamic-slice(%a, %i), {size}") == 4 * (16 + 1)
+    assert moved(f"%a = {CHIP} parameter(0)", place, f"ROOT %s = {SHORT} dynamic-slice(%a, %i), {size}") == 4 * (1 + 16)
+    update = f"ROOT %u = {LONG} dynamic-update-slice(%a, %b, %i)"
+    assert moved(f"%a = {LONG} parameter(0)", place, f"%b = {chip} parameter(2)", update) == 4 * (1 + 16)
+
+
+def test_a_scattered_and_gathered_sum_is_one_all_reduce():
+    lines = (
+        f"%a = {LONG} parameter(0)",
+        "%s = f32[256]{0} reduce-scatter(%a), dimensions={0}, to_apply=%sum",
+        f"ROOT %g = {LONG} all-gather(%s), dimensions={{0}}",
+    )
+    assert Program(entry(*lines)).whole().all_reduced_bytes == 4 * 1024
+    traffic = fused(operands=[("a", LONG)], results=LONG, lines=[f"ROOT %r = {LONG} all-reduce(%a), to_apply=%sum"])
+    assert traffic.all_reduced_bytes == 4 * 1024
 
 
 LOOP = """HloModule m

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from fbunet_jax.accelerators.hlo import Program
 from fbunet_jax.accelerators.programs import (
     StoredImages,
     bytes_that_do_not_fit,
@@ -68,13 +69,18 @@ def test_the_program_is_the_one_that_training_runs(programs):
         "quickstart", method="feedback-conv", training={"batch_size": 8, "augmentation": "none"}, data={"crop": 16}
     )
     devices = jax.local_devices()[:4]
-    mapped = mapped_training(config, model, optimizer, np.ones(3, np.float32), jax.random.key(3), devices)
+    mapped = mapped_training(config, model, optimizer, np.array([0.5, 1.25, 2], np.float32), jax.random.key(3), devices)
     state = create_state(model, optimizer, jax.random.key(0), 1)
     real = DATA.shapes()._replace(
         **{name: np.ones(leaf.shape, leaf.dtype) for name, leaf in DATA.shapes()._asdict().items()}
     )
-    memory = mapped.lower(state, real).compile().memory_analysis()
+    compiled = mapped.lower(state, real).compile()
+    memory = compiled.memory_analysis()
     assert memory.argument_size_in_bytes == programs[2].memory.arguments
+    assert memory.temp_size_in_bytes == programs[2].memory.temporaries
+    traffic = Program(compiled.as_text()).step()  # the constants differ: the key, the length of the schedule
+    assert traffic.bytes_moved == pytest.approx(programs[2].traffic.bytes_moved, rel=1e-3)
+    assert traffic.kernels == programs[2].traffic.kernels
 
 
 def test_a_prediction_takes_weights_and_tiles_and_no_optimiser():

@@ -51,7 +51,7 @@ NUMBERS = {"classes": 3, "channels": 1, "images": 9, "size": 64}
         (FOLDER, {"classes": 3, "size": 64}, ConfigError, "--channels, --images must be given"),
         (FOLDER, {**NUMBERS, "classes": 1}, ConfigError, "--classes 1"),
         (FOLDER, {**NUMBERS, "images": 0}, ConfigError, "--images 0"),
-        ({**FOLDER, "cut": 48}, NUMBERS, DataError, "no multiple"),
+        ({**FOLDER, "cut": 48}, NUMBERS, ConfigError, "--size 64 is not a multiple"),
         (FOLDER, {**NUMBERS, "images": 2}, UserError, "2"),
         ({}, {"images": 4}, ConfigError, "--images: the data set is at hand"),
     ],

@@ -6,6 +6,7 @@ The compilers are those of this environment, or of the interpreters that FBUNET_
 import importlib.util
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -65,6 +66,11 @@ def test_without_its_compiler_the_command_that_installs_it_is_told(capsys, monke
     ("script", "part"),
     [
         ("echo 'F0000 check failed: chips' >&2; kill -ABRT $$", "was ended by signal 6: F0000 check failed: chips"),
+        (
+            "echo 'XlaRuntimeError: INTERNAL: no such thing.' >&2; echo learning/45eac/init_utils.cc:327 >&2; exit 1",
+            "exit code 1: XlaRuntimeError: INTERNAL: no such thing. --debug",
+        ),
+        ("kill -KILL $$", "was killed, as Linux does when memory is short"),
         ("exit 3", "failed with exit code 3: it says no more"),
         ("""echo '{"error": "No such slice."}'""", "No such slice."),
     ],
@@ -155,6 +161,51 @@ def test_what_does_not_fit_ends_with_1_and_promises_no_speed(capsys, monkeypatch
     assert training["crops_per_second_at_most"] is training["fold_seconds_at_least"] is training["bytes_moved"] is None
 
 
+def test_a_gpu_program_that_is_too_large_promises_no_speed_either(capsys, monkeypatch, tmp_path):
+    too_large = {
+        **ANSWERS["training"][0],
+        "share": 16,
+        "memory": {"arguments": 10**9, "temporaries": 200 * 10**9, "code": None, "total": 201 * 10**9},
+    }
+    answers = {"devices": [{"count": 1, "hosts": 1}], "training": [too_large], "prediction": [ANSWERS["prediction"]]}
+    monkeypatch.setattr(compiling, "find_plugin", lambda device: None)
+    monkeypatch.setattr(compiling, "_ask", lambda *arguments: answers)
+    out = tmp_path / "figures.json"
+    code, text, _ = run(capsys, "--for", "h100", "--config", "drosophila", "--out", str(out))
+    assert code == 1
+    assert "DOES NOT FIT" in text
+    training = json.loads(out.read_text(encoding="utf-8"))["targets"][0]["training"]
+    assert training["crops_per_second_at_most"] is training["fold_seconds_at_least"] is None
+    assert training["bytes_per_crop"] == {"16": None}
+
+
+STOPPED = """
+import sys
+from fbunet_jax.accelerators import compiling
+from fbunet_jax.cli import main
+compiling.find_plugin = lambda device: None
+compiling.sys.executable = sys.argv[1]
+sys.exit(main(["compile", "--for", "h100"]))
+"""
+
+
+def test_the_compiler_ends_with_the_command(tmp_path):
+    program, started = tmp_path / "python", tmp_path / "started"
+    os.mkfifo(started)
+    program.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 600\n", encoding="utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", STOPPED, str(program)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        worker = int(started.read_text(encoding="utf-8"))  # waits until it is written
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate()
+    assert process.returncode == 130, err
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert not list(tmp_path.glob("fbunet-compile-*"))
+
+
 # --- real compilers ---
 
 SMALL = [
@@ -214,7 +265,7 @@ def test_a_slice_of_four_hosts_compiled_by_the_real_compiler(tmp_path):
     options = ("--for", "v5e:4x4", "--training.batch-size", "32", "--batches", "2")
     done, (target,) = compile_small(python, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    assert all(line.startswith("compiled ") for line in done.stderr.splitlines()), done.stderr
+    assert all(line.startswith("compiled: ") for line in done.stderr.splitlines()), done.stderr
     assert (target["devices"], target["hosts"]) == (16, 4)
     expected = check(target["training"], 2)
     assert target["training"]["all_reduced_bytes"] == expected
@@ -237,7 +288,7 @@ def test_a_batch_that_does_not_fit_on_a_tpu_and_a_slice_that_does_not_exist(tmp_
 
 @pytest.mark.long
 def test_gpus_compiled_by_the_real_compiler(tmp_path):
-    python = compiler("FBUNET_CUDA_PYTHON", "jax_cuda13_plugin", "jax_cuda12_plugin")
+    python = compiler("FBUNET_CUDA_PYTHON", "jax_cuda13_plugin")
     options = ("--training.batch-size", "64", "--batches", "128", "--model.precision", "bfloat16")
     done, (target,) = compile_small(python, tmp_path, "--for", "h100", *options)
     assert done.returncode == 0, done.stderr
