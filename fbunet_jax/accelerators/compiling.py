@@ -117,6 +117,17 @@ def share_of(config: Config, target: Target) -> int:
     return config.training.batch_size // target.count
 
 
+def find_tile(config: Config, tile: int | None) -> int:
+    """Return the side of the tiles of a prediction, as `Predictor` chooses it.
+
+    Raises:
+      ConfigError: it does not fit the network.
+    """
+    unit = 2 ** (len(config.model.widths) - 1)
+    side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
+    return Tiling(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit, unit).tile
+
+
 def compile_for(
     config: Config,
     workload: Workload,
@@ -149,9 +160,7 @@ def compile_for(
     share = share_of(config, target)
     if not shares and not target.device.is_gpu:
         shares = [each for each in (LANES // 2, LANES) if each > share]
-    unit = 2 ** (len(config.model.widths) - 1)
-    side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
-    Tiling(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit, unit)  # raises for a side that does not fit
+    side = find_tile(config, tile)
     pixels = sum(height * width for height, width in workload.train)
     request = Request(
         target=target.text,
@@ -254,6 +263,22 @@ def _longest(needs: Needs) -> float | None:
     return max(seconds["bytes"], seconds["flops"], seconds["links"] or 0, seconds["launches"] or 0)
 
 
+def compiler_environment() -> dict[str, str]:
+    """Return the environment of a process that compiles for devices that are not here.
+
+    Settings of JAX from the user's shell are left out: its platforms, because a chip that is here belongs to somebody
+    else, its cache, because a program for another machine is not read back, and what would change the program.
+    """
+    kept = {name: value for name, value in child_environment().items() if not name.startswith("JAX_")}
+    return kept | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # no driver is needed
+        "TPU_SKIP_MDS_QUERY": "1",  # nor the metadata server of a TPU VM
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing runs, so nothing has to be locked
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
 def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None]) -> dict[str, list[Any]]:
     """Let a process of `worker` compile, and return its answers by their key."""
     answers: dict[str, list[Any]] = {}
@@ -265,7 +290,7 @@ def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None
         with (
             (folder / "log").open("wb") as errors,
             subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=child_environment()
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=compiler_environment()
             ) as process,
         ):
             try:
@@ -308,4 +333,4 @@ def _ending(code: int, text: str) -> str:
     telling = [line for line in lines if re.search(r"^F\d{4}|Error: |[Cc]heck fail", line)]
     last = (telling or lines or ["it says no more"])[-1][:300]
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"{how}: {last}. --debug shows all that it printed. Another version of JAX may do better."
+    return f"{how}: {last}. --debug shows all that it printed."

@@ -146,8 +146,8 @@ def parse_target(text: str) -> Target:
     name, _, topology = text.lower().partition(":")
     if name not in DEVICES:
         raise ConfigError(f"--for {text}: {name!r} is not a known device. {_expected()}{did_you_mean(name, DEVICES)}")
-    if not re.fullmatch(r"(\d+(x\d+)*)?", topology) or (":" in text and not topology):
-        raise ConfigError(f"--for {text}: {topology!r} is not a shape such as 4x4. {_expected()}")
+    if not re.fullmatch(r"([0-9]{1,5}(x[0-9]{1,5})*)?", topology) or (":" in text and not topology):
+        raise ConfigError(f"--for {text[:40]}: what follows the colon is not a shape such as 4x4. {_expected()}")
     shape = tuple(int(side) for side in topology.split("x")) if topology else ()
     if 0 in shape:
         raise ConfigError(f"--for {text}: a shape has sides of at least 1.")

@@ -28,6 +28,13 @@ def find_largest(memory: Callable[[int], int], device: Device, share: int) -> in
     if slope <= 0:
         return verified
     largest = int((device.memory - memory(first)) / slope) + first
-    if not device.is_gpu and largest > LANES:
-        largest = largest // LANES * LANES
-    return largest if largest > verified and memory(largest) <= device.memory else verified
+    for _ in range(4):
+        if not device.is_gpu and largest > LANES:
+            largest = largest // LANES * LANES
+        if largest <= verified:
+            break
+        if memory(largest) <= device.memory:
+            return largest
+        # programs of other sizes are not quite on the line
+        largest = int(0.98 * largest * min(1, device.memory / memory(largest)))
+    return verified

@@ -1,27 +1,12 @@
-"""JAX devices that are not here: descriptions for which XLA compiles, and which can run nothing."""
+"""JAX devices that are not here: descriptions for which XLA compiles, and which can run nothing.
 
-import os
-from collections.abc import MutableMapping
+The process needs the environment of `compiling.compiler_environment` when it imports JAX.
+"""
 
 import jax
 
 from fbunet_jax.accelerators.devices import Target, gpu_description
 from fbunet_jax.errors import ConfigError, RunError
-
-
-def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what the compilers of devices that are not here need, before JAX starts its first device."""
-    environment.update(
-        {
-            "JAX_PLATFORMS": "cpu",  # a chip that is here belongs to somebody else
-            "TPU_SKIP_MDS_QUERY": "1",  # the metadata server of a TPU VM
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing runs, so nothing has to be locked
-            "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # no driver is needed
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
-    )
-    # a program for another machine is not read back
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 
 def find_devices(target: Target) -> list[jax.Device]:
@@ -65,10 +50,14 @@ def find_devices(target: Target) -> list[jax.Device]:
                 f"Another process uses libtpu and has locked it: {_first_line(message)} Wait until it ends, or, if "
                 "none is left, remove the file."
             ) from error
+        shapes = (
+            "TPU slices have the shapes that Google Cloud rents, such as 2x2, 4x4, 8x8 and 16x16 of v5e and v6e, or "
+            "2x2x1, 2x2x2 and 4x4x4 of v4 and v5p."
+        )
+        if target.device.is_gpu:
+            shapes = "Fewer GPUs may do."
         raise ConfigError(
-            f"--for {target.text}: the compiler knows no such devices ({_first_line(message)}). TPU slices have the "
-            "shapes that Google Cloud rents, such as 2x2, 4x4, 8x8 and 16x16 of v5e and v6e, or 2x2x1, 2x2x2 and "
-            "4x4x4 of v4 and v5p."
+            f"--for {target.text}: the compiler knows no such devices ({_first_line(message)}). {shapes}"
         ) from error
     return sorted(description.devices, key=lambda device: (device.process_index, device.id))
 

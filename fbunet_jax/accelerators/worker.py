@@ -48,10 +48,8 @@ def main(folder: Path) -> None:
         channel.write(json.dumps(values) + "\n")
         channel.flush()
 
-    from fbunet_jax.accelerators.topologies import prepare_environment
     from fbunet_jax.errors import UserError
 
-    prepare_environment()
     try:
         _compile_all(folder, answer)
     except UserError as error:

@@ -10,6 +10,7 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import cut_fault, load_dataset
 from fbunet_jax.data.folds import fold_items, make_folds, select_fold
 from fbunet_jax.data.sampling import Size
+from fbunet_jax.data.store import check_pixels
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.training.estimate import Work, count_work, image_sizes
 
@@ -41,6 +42,9 @@ class DataNumbers:
         """Return these numbers, and those of another where these are None."""
         return replace(other, **{name: value for name, value in asdict(self).items() if value is not None})
 
+
+MOST_CLASSES = 255
+"""Labels are bytes, of which one means to ignore the pixel."""
 
 _KNOWN: Mapping[str, DataNumbers] = {
     "drosophila-vnc": DataNumbers(4, 1, 20, 1024, "uint8"),
@@ -96,6 +100,8 @@ def find_workload(config: Config, fold: int, numbers: DataNumbers) -> Workload:
         groups, sizes = _items(config, images, size)
     items = fold_items(groups, select_fold(make_folds(groups, config.data.folds, config.data.fold_scheme), fold))
     train, validation = (tuple(sizes[i] for i in items[part]) for part in ("train", "validation"))
+    for part in (train, validation):
+        check_pixels(sum(height * width for height, width in part))
     return Workload(classes, channels, image_type, train, validation)
 
 
@@ -112,8 +118,9 @@ def _complete(config: Config, numbers: DataNumbers) -> tuple[int, int, int, int,
     values = {name: value for name, value in found.items() if value is not None}
     for name, value in values.items():
         least = 2 if name == "classes" else 1
-        if value < least:
-            raise ConfigError(f"--{name} {value}: expected a number of at least {least}.")
+        if value < least or (name == "classes" and value > MOST_CLASSES):
+            most = f" and at most {MOST_CLASSES}" if name == "classes" else ""
+            raise ConfigError(f"--{name} {value}: expected a number of at least {least}{most}.")
     return values["classes"], values["channels"], values["images"], values["size"], told.image_type or "uint8"
 
 
@@ -122,6 +129,7 @@ def _items(config: Config, images: int, size: int) -> tuple[list[str], list[Size
     side = config.data.cut or size
     if cut_fault("", size, size, config.data.cut):
         raise ConfigError(f"data.cut = {side}: --size {size} is not a multiple of it.")
-    each = (size // side) ** 2 * (VIEWS if config.data.views == "dihedral" else 1)
-    groups = [f"{image:06}" for image in range(images) for _ in range(each)]
-    return groups, [(side, side)] * len(groups)
+    views = VIEWS if config.data.views == "dihedral" else 1
+    check_pixels(images * size**2 * views // 10)  # a training part is more than a tenth; nothing is listed before
+    each = (size // side) ** 2 * views
+    return [f"{image:06}" for image in range(images) for _ in range(each)], [(side, side)] * (images * each)

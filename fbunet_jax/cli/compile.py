@@ -73,10 +73,10 @@ def command(options: Sequence[str], prog: str) -> int:
     if wrong := [number for number in (*arguments.batches, arguments.tiles) if number < 1]:
         raise ConfigError(f"--batches and --tiles: {wrong[0]} is not a number of crops or tiles: expected at least 1.")
     out = Path(arguments.out).expanduser() if arguments.out else None
-    if out and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+    if out and ((out.exists() and not out.is_file()) or not os.access(out.absolute().parent, os.W_OK)):
         raise ConfigError(f"--out {out}: expected a file in a folder that exists and can be written.")
     # after parsing, so that --help does not wait for JAX
-    from fbunet_jax.accelerators.compiling import FORMAT, compile_for, find_plugin, share_of
+    from fbunet_jax.accelerators.compiling import FORMAT, compile_for, find_plugin, find_tile, share_of
     from fbunet_jax.accelerators.workload import DataNumbers, find_workload
     from fbunet_jax.files import write_atomically
     from fbunet_jax.models.methods import build_model
@@ -87,9 +87,14 @@ def command(options: Sequence[str], prog: str) -> int:
     names = ("classes", "channels", "images", "size", "image_type")
     workload = find_workload(config, fold, DataNumbers(**{name: getattr(arguments, name) for name in names}))
     build_model(config, classes=workload.classes, channels=workload.channels)
+    find_tile(config, arguments.tile)
     for target in targets:
         find_plugin(target.device)
         share_of(config, target)
+        if (largest := target.count * max(arguments.batches, default=0)) >= 2**31:
+            raise ConfigError(
+                f"--batches: a batch of {largest:,} on {target.text}; expected fewer than {2**31:,} crops."
+            )
     reports = []
     for target in targets:
         report = compile_for(
@@ -115,7 +120,8 @@ def command(options: Sequence[str], prog: str) -> int:
 
 
 def _show(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if sys.stderr:  # print(file=None) would write to standard output
+        print(text, file=sys.stderr, flush=True)
 
 
 def _jax_version() -> str:

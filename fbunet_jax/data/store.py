@@ -47,11 +47,7 @@ def make_store(
     images = [dataset.images[i] for i in items]
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     areas = sizes.astype(np.int64).prod(axis=1)
-    if areas.sum() >= 2**31:
-        raise DataError(
-            f"The images of one part of the fold have {areas.sum():,} pixels together; fewer than {2**31:,} fit. "
-            "Use fewer or smaller images, or more folds."
-        )
+    check_pixels(int(areas.sum()))
     scale, shift = zip(*(normalisation.affine(image) for image in images), strict=True)
     arrays: dict[str, Any] = {
         "pixels": np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]),
@@ -62,6 +58,15 @@ def make_store(
         "shift": np.stack(shift),
     }
     return ImageStore(**arrays)
+
+
+def check_pixels(count: int) -> None:
+    """Raise a DataError if one part of a fold has more pixels than 32-bit positions can address."""
+    if count >= 2**31:
+        raise DataError(
+            f"The images of one part of the fold have {count:,} pixels together; fewer than {2**31:,} fit. "
+            "Use fewer or smaller images, or more folds."
+        )
 
 
 def gather_crop(store: ImageStore, item: Array, corner: Array, side: int) -> tuple[Array, Array]:

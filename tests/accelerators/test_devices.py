@@ -38,6 +38,8 @@ def test_a_name_and_its_shape(text, name, shape, count):
         ("v5e:4xx4", "not a shape"),
         ("v5e:", "not a shape"),
         ("v5e:-1x2", "not a shape"),
+        ("h100:" + "9" * 5000, "not a shape"),
+        ("h100:\u0664", "not a shape"),
         ("v5e:0x4", "at least 1"),
         ("h100:1x2x3", "HOSTSxGPUS"),
         ("v5e:32x32", "the largest slice of v5e has 256"),
@@ -47,7 +49,7 @@ def test_what_is_no_device_says_what_was_expected(text, part):
     with pytest.raises(ConfigError) as error:
         parse_target(text)
     assert part in str(error.value)
-    assert text in str(error.value)
+    assert text[:40] in str(error.value)
 
 
 @pytest.mark.parametrize(

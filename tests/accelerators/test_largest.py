@@ -42,6 +42,15 @@ def test_a_configuration_that_does_not_fit_is_halved_until_it_does():
     assert find_largest(Compiler(1e12, 1), GPU, 4) is None
 
 
+def test_a_little_more_memory_than_extrapolated_costs_a_little():
+    def memory(share):
+        return 3e7 + 2.2e5 * share * (1.0001 if share > 1000 else 1)
+
+    largest = find_largest(memory, GPU, 32)
+    assert memory(largest) <= GPU.memory
+    assert memory(1.03 * largest) > GPU.memory
+
+
 def test_what_was_extrapolated_and_does_not_fit_is_not_told():
     def memory(share):
         return 1e9 * share if share <= 8 else 1e12

@@ -42,7 +42,12 @@ def run(capsys, *options):
         (["--for", "h100", "--fold", "all"], "expected one fold"),
         (["--for", "h100", "--batches", "0"], "at least 1"),
         (["--for", "h100", "--tile", "100"], "tile = 100"),
+        (
+            ["--for", "h100:8", "--batches", "999999999", "--training.batch-size", "8"],
+            "--batches: a batch of 7,999,999,992",
+        ),
         (["--for", "h100", "--out", "no/such/folder/file.json"], "a folder that exists"),
+        (["--for", "h100", "--out", os.devnull], "expected a file"),
     ],
 )
 def test_a_mistake_is_a_sentence_before_anything_is_compiled(capsys, monkeypatch, options, part):
@@ -60,6 +65,17 @@ def test_without_its_compiler_the_command_that_installs_it_is_told(capsys, monke
     assert code == 2
     version = importlib.metadata.version("jax")
     assert f'{sys.executable} -m pip install "jax[{extra}]=={version}"' in err
+
+
+def test_settings_of_jax_in_the_shell_do_not_reach_the_compiler(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/somewhere")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    environment = compiling.compiler_environment()
+    assert environment["JAX_PLATFORMS"] == "cpu"
+    assert not {"JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR"} & set(environment)
+    assert environment["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
 
 
 @pytest.mark.parametrize(
