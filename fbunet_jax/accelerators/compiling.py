@@ -1,4 +1,4 @@
-"""What a training and a prediction need on a target: compiled there, and held against the device's public figures."""
+"""Training and prediction compiled for a target, by a process of `worker`."""
 
 import importlib.metadata
 import importlib.util
@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from fbunet_jax.accelerators.devices import LANES, SECONDS_A_LAUNCH, Device, Target, parse_target
+from fbunet_jax.accelerators.bounds import Report, prediction_needs, training_needs
+from fbunet_jax.accelerators.devices import LANES, Device, Target, parse_target
 from fbunet_jax.accelerators.worker import Request
 from fbunet_jax.accelerators.workload import Workload
 from fbunet_jax.config import Config, to_toml
@@ -27,67 +28,10 @@ FORMAT = 1
 DEFAULT_TILES = 8
 """Tiles that `predict` computes at once on an accelerator."""
 
+MOST_CROPS = 2**31
+"""In a batch, as in the settings."""
+
 Tell = Callable[[str], None]
-
-
-class Memory(TypedDict):
-    """Bytes of one device; None for what the compiler does not tell."""
-
-    arguments: int | None
-    temporaries: int | None
-    code: int | None
-    total: int
-    capacity: int
-
-
-class Seconds(TypedDict):
-    """Of one step at the device's public figures; None for what a device does not tell or do."""
-
-    bytes: float | None
-    flops: float
-    links: float | None
-    launches: float | None
-
-
-class Needs(TypedDict):
-    """Of one program on one device; None for what the device does not tell."""
-
-    compile_seconds: float
-    memory: Memory
-    fits: bool
-    bytes_moved: int | None
-    flops: int
-    kernels: int | None
-    seconds_at_peak: Seconds
-
-
-class Training(Needs):
-    """Of one step; batches are crops a device, and what cannot run has no speed."""
-
-    all_reduced_bytes: int | None
-    crops_per_second_at_most: float | None
-    fold_seconds_at_least: float | None
-    bytes_per_crop: dict[str, float | None]
-    recommended_batch: int | None
-    largest_batch: int | None
-
-
-class Prediction(Needs):
-    """Of one batch of tiles."""
-
-    tile: int
-    batch: int
-    megapixels_per_second_at_most: float | None
-
-
-class Report(TypedDict):
-    """What a target needs: of each device, in bytes and seconds."""
-
-    device: str
-    devices: int
-    hosts: int
-    training: Training
-    prediction: Prediction
 
 
 def find_plugin(device: Device) -> None:
@@ -104,17 +48,24 @@ def find_plugin(device: Device) -> None:
         )
 
 
-def share_of(config: Config, target: Target) -> int:
-    """Return the crops that each device of a target trains on.
+def check_target(config: Config, target: Target, shares: Sequence[int] = ()) -> None:
+    """Check that a target can be compiled for, and that its devices can share a batch.
+
+    Args:
+      config: the settings.
+      target: the devices.
+      shares: other numbers of crops a device.
 
     Raises:
-      ConfigError: the batch does not divide over them.
+      ConfigError: a compiler is missing, or a batch does not fit.
     """
     # imports JAX
     from fbunet_jax.training.parallel import check_batch_size
 
+    find_plugin(target.device)
     check_batch_size(config.training.batch_size, target.count)
-    return config.training.batch_size // target.count
+    if (largest := target.count * max(shares, default=0)) >= MOST_CROPS:
+        raise ConfigError(f"A batch of {largest:,} crops on {target.text}: expected fewer than {MOST_CROPS:,}.")
 
 
 def find_tile(config: Config, tile: int | None) -> int:
@@ -156,8 +107,8 @@ def compile_for(
     Raises:
       UserError: settings, data and target do not fit, there is no such target, or its compiler is missing or fails.
     """
-    find_plugin(target.device)
-    share = share_of(config, target)
+    check_target(config, target, shares)
+    share = config.training.batch_size // target.count
     if not shares and not target.device.is_gpu:
         shares = [each for each in (LANES // 2, LANES) if each > share]
     side = find_tile(config, tile)
@@ -180,87 +131,9 @@ def compile_for(
         "device": target.name,
         "devices": target.count,
         "hosts": answers["devices"][0]["hosts"],
-        "training": _training(config, target, share, programs, work.steps, answers.get("largest", [None])[0]),
-        "prediction": _prediction(config, target, answers["prediction"][0], side, tiles),
+        "training": training_needs(config, target, share, programs, work.steps, answers.get("largest", [None])[0]),
+        "prediction": prediction_needs(config, target, answers["prediction"][0], side, tiles),
     }
-
-
-def _training(
-    config: Config, target: Target, share: int, programs: dict[int, dict[str, Any]], steps: int, largest: int | None
-) -> Training:
-    device, program = target.device, programs[share]
-    needs = _needs(config, target, program)
-    longest = _longest(needs)
-    per_crop = {
-        each: programs[each]["traffic"]["bytes_moved"] / each if _fits(programs[each], device) else None
-        for each in sorted(programs)
-    }
-    fitting = {each: moved for each, moved in per_crop.items() if moved}
-    # of one batch alone nothing can be recommended, and on a GPU the traffic of a crop hardly depends on it
-    compared = fitting if len(per_crop) > 1 and not device.is_gpu else {}
-    return {
-        **needs,
-        "all_reduced_bytes": program["traffic"] and program["traffic"]["all_reduced_bytes"],
-        "crops_per_second_at_most": longest and share / longest,
-        "fold_seconds_at_least": longest and steps * longest,
-        "bytes_per_crop": {str(each): moved for each, moved in per_crop.items()},
-        "recommended_batch": min(compared, key=lambda each: compared[each], default=None),
-        "largest_batch": largest,
-    }
-
-
-def _prediction(config: Config, target: Target, program: dict[str, Any], tile: int, tiles: int) -> Prediction:
-    needs = _needs(config, target, program)
-    longest = _longest(needs)
-    speed = longest and tiles * tile**2 / longest / 1e6
-    return {**needs, "tile": tile, "batch": tiles, "megapixels_per_second_at_most": speed}
-
-
-def _needs(config: Config, target: Target, program: dict[str, Any]) -> Needs:
-    device, memory, traffic = target.device, program["memory"], program["traffic"]
-    return {
-        "compile_seconds": program["seconds"],
-        "memory": {
-            "arguments": memory["arguments"],
-            "temporaries": memory["temporaries"],
-            "code": memory["code"],
-            "total": memory["total"],
-            "capacity": device.memory,
-        },
-        "fits": _fits(program, device),
-        "bytes_moved": traffic and traffic["bytes_moved"],
-        "flops": program["arithmetic"]["flops"],
-        "kernels": traffic["kernels"] if traffic and device.is_gpu else None,
-        "seconds_at_peak": _seconds(config, target, program),
-    }
-
-
-def _fits(program: dict[str, Any], device: Device) -> bool:
-    return program["traffic"] is not None and program["memory"]["total"] <= device.memory
-
-
-def _seconds(config: Config, target: Target, program: dict[str, Any]) -> Seconds:
-    """Return how long a program takes at the least for each of its demands, each by itself."""
-    device, traffic, count = target.device, program["traffic"], target.count
-    flops = program["arithmetic"]["flops"] / device.flops[config.model.precision]
-    if not traffic:
-        return {"bytes": None, "flops": flops, "links": None, "launches": None}
-    # in a ring a device sends nearly all of it twice; switches between GPUs may add, so that it sends it once
-    sent = (1 if device.is_gpu else 2) * traffic["all_reduced_bytes"] * (count - 1) / count
-    return {
-        "bytes": traffic["bytes_moved"] / device.bandwidth,
-        "flops": flops,
-        "links": sent / device.links,
-        "launches": traffic["kernels"] * SECONDS_A_LAUNCH if device.is_gpu else None,
-    }
-
-
-def _longest(needs: Needs) -> float | None:
-    """Return the longest time, below which a program cannot stay; None if it does not fit."""
-    seconds = needs["seconds_at_peak"]
-    if not needs["fits"] or seconds["bytes"] is None:
-        return None
-    return max(seconds["bytes"], seconds["flops"], seconds["links"] or 0, seconds["launches"] or 0)
 
 
 def compiler_environment() -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fbunet_jax.accelerators.devices import LANES, Device
 
 
-def find_largest(memory: Callable[[int], int], device: Device, share: int) -> int | None:
+def find_largest(memory: Callable[[int], int], device: Device, share: int, most: int = 2**20) -> int | None:
     """Return the most crops a device whose training fits; None if not even one does.
 
     Memory grows with the crops along a line, but for the rounding of layouts and what a compiler saves when memory is
@@ -15,6 +15,7 @@ def find_largest(memory: Callable[[int], int], device: Device, share: int) -> in
       memory: bytes that a program with so many crops a device takes; each call compiles one.
       device: for which.
       share: crops a device of the configuration.
+      most: crops a device that are tried at the most.
     """
     # on a TPU a batch below the lanes takes as much memory as one that fills them
     first = share if device.is_gpu else max(share, LANES)
@@ -27,7 +28,7 @@ def find_largest(memory: Callable[[int], int], device: Device, share: int) -> in
     verified = second if memory(second) <= device.memory else first
     if slope <= 0:
         return verified
-    largest = int((device.memory - memory(first)) / slope) + first
+    largest = min(int((device.memory - memory(first)) / slope) + first, most)
     for _ in range(4):
         if not device.is_gpu and largest > LANES:
             largest = largest // LANES * LANES

@@ -80,7 +80,9 @@ def _compile_all(folder: Path, answer: Callable[..., None]) -> None:
         training(share)
     answer(prediction=asdict(compile_prediction(config, data, devices[0], request.tile, request.tiles)))
     if request.largest:
-        answer(largest=find_largest(lambda share: training(share).memory.total, target.device, request.shares[0]))
+        most = 2**31 // len(devices) - 1  # of a batch
+        found = find_largest(lambda share: training(share).memory.total, target.device, request.shares[0], most)
+        answer(largest=found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``fbunet compile``: what a training needs on devices that are not here."""
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fbunet_jax.accelerators.bounds import Report
+from fbunet_jax.accelerators.devices import Target, parse_target
 from fbunet_jax.cli.options import given_config, parse_folds, size_text
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
@@ -61,22 +64,10 @@ def command(options: Sequence[str], prog: str) -> int:
     defaults = Arguments(settings=load_config(given_config(options, Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
     raise_on_signals()  # the compiler, which is another process, ends too
-    from fbunet_jax.accelerators.devices import parse_target
-
-    if not arguments.targets:
-        raise ConfigError("--for is missing: for which devices? Such as --for v5e:4x4 or --for h100.")
-    targets = [parse_target(text) for text in arguments.targets]
+    targets, fold, out = _checked(arguments)
     config = arguments.settings
-    (fold, *more) = parse_folds(arguments.fold, config.data.folds)
-    if more:
-        raise ConfigError("--fold all: expected one fold; the others take as long.")
-    if wrong := [number for number in (*arguments.batches, arguments.tiles) if number < 1]:
-        raise ConfigError(f"--batches and --tiles: {wrong[0]} is not a number of crops or tiles: expected at least 1.")
-    out = Path(arguments.out).expanduser() if arguments.out else None
-    if out and ((out.exists() and not out.is_file()) or not os.access(out.absolute().parent, os.W_OK)):
-        raise ConfigError(f"--out {out}: expected a file in a folder that exists and can be written.")
     # after parsing, so that --help does not wait for JAX
-    from fbunet_jax.accelerators.compiling import FORMAT, compile_for, find_plugin, find_tile, share_of
+    from fbunet_jax.accelerators.compiling import FORMAT, check_target, compile_for, find_tile
     from fbunet_jax.accelerators.workload import DataNumbers, find_workload
     from fbunet_jax.files import write_atomically
     from fbunet_jax.models.methods import build_model
@@ -89,13 +80,8 @@ def command(options: Sequence[str], prog: str) -> int:
     build_model(config, classes=workload.classes, channels=workload.channels)
     find_tile(config, arguments.tile)
     for target in targets:
-        find_plugin(target.device)
-        share_of(config, target)
-        if (largest := target.count * max(arguments.batches, default=0)) >= 2**31:
-            raise ConfigError(
-                f"--batches: a batch of {largest:,} on {target.text}; expected fewer than {2**31:,} crops."
-            )
-    reports = []
+        check_target(config, target, arguments.batches)
+    reports: list[Report] = []
     for target in targets:
         report = compile_for(
             config,
@@ -111,12 +97,32 @@ def command(options: Sequence[str], prog: str) -> int:
         reports.append(report)
         print(describe(config, target, report), flush=True)
         if out:
-            content = {"format": FORMAT, "jax": _jax_version(), "targets": reports}
+            content = {"format": FORMAT, "jax": importlib.metadata.version("jax"), "targets": reports}
             write_atomically(out, json.dumps(content, indent=1) + "\n")
     if out:
         print(f"Written: {out}")
-    fits = all(report[part]["fits"] for report in reports for part in ("training", "prediction"))  # type: ignore[literal-required]
+    fits = all(report["training"]["fits"] and report["prediction"]["fits"] for report in reports)
     return 0 if fits else EXIT_DOES_NOT_FIT
+
+
+def _checked(arguments: Arguments) -> tuple[list[Target], int, Path | None]:
+    """Return targets, fold and output file, as far as they can be checked without JAX.
+
+    Raises:
+      ConfigError: one of them does not fit.
+    """
+    if not arguments.targets:
+        raise ConfigError("--for is missing: for which devices? Such as --for v5e:4x4 or --for h100.")
+    targets = [parse_target(text) for text in arguments.targets]
+    (fold, *more) = parse_folds(arguments.fold, arguments.settings.data.folds)
+    if more:
+        raise ConfigError("--fold all: expected one fold; the others take as long.")
+    if wrong := [number for number in (*arguments.batches, arguments.tiles) if number < 1]:
+        raise ConfigError(f"--batches and --tiles: {wrong[0]} is not a number of crops or tiles: expected at least 1.")
+    out = Path(arguments.out).expanduser() if arguments.out else None
+    if out and ((out.exists() and not out.is_file()) or not os.access(out.absolute().parent, os.W_OK)):
+        raise ConfigError(f"--out {out}: expected a file in a folder that exists and can be written.")
+    return targets, fold, out
 
 
 def _show(text: str) -> None:
@@ -124,13 +130,7 @@ def _show(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _jax_version() -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version("jax")
-
-
-def describe(config: Config, target: Any, report: Any) -> str:
+def describe(config: Config, target: Target, report: Report) -> str:
     """Return what a target needs, in lines.
 
     Args:
@@ -152,7 +152,8 @@ def describe(config: Config, target: Any, report: Any) -> str:
     ]
     if rate := training["crops_per_second_at_most"]:
         together = f", {count * rate:,.0f} by all {count}" if count > 1 else ""
-        least = duration(training["fold_seconds_at_least"])
+        seconds = training["fold_seconds_at_least"] or 0.0
+        least = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
         lines.append(f"  at most      {rate:,.0f} crops/s a device{together}")
         lines.append(f"  a fold       {least} at the least, without validation and start")
     if len(training["bytes_per_crop"]) > 1:

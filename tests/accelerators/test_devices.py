@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fbunet_jax.accelerators.compiling import Memory, Prediction, Report, Seconds, Training
+from fbunet_jax.accelerators.bounds import Memory, Prediction, Report, Seconds, Training
 from fbunet_jax.accelerators.devices import DEVICES, gpu_description, parse_target
 from fbunet_jax.errors import ConfigError
 

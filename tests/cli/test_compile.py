@@ -44,7 +44,7 @@ def run(capsys, *options):
         (["--for", "h100", "--tile", "100"], "tile = 100"),
         (
             ["--for", "h100:8", "--batches", "999999999", "--training.batch-size", "8"],
-            "--batches: a batch of 7,999,999,992",
+            "A batch of 7,999,999,992 crops",
         ),
         (["--for", "h100", "--out", "no/such/folder/file.json"], "a folder that exists"),
         (["--for", "h100", "--out", os.devnull], "expected a file"),
