@@ -163,7 +163,7 @@ def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None
         with (
             (folder / "log").open("wb") as errors,
             subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=compiler_environment()
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=compiler_environment()
             ) as process,
         ):
             try:

@@ -2,13 +2,15 @@
 
 usage: python -m fbunet_jax.accelerators.worker FOLDER
 
-FOLDER holds ``config.toml`` and ``request.json`` (a `Request`). Each answer is a line of JSON on standard output, whose
-key says what it is: ``devices``, ``training``, ``prediction``, ``largest``, and ``error`` for a user's mistake.
+FOLDER holds ``config.toml`` and ``request.json`` (a `Request`). The process ends when its standard input does. Each
+answer is a line of JSON on standard output, whose key says what it is: ``devices``, ``training``, ``prediction``,
+``largest``, and ``error`` for a user's mistake.
 """
 
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ class Request:
 
 def main(folder: Path) -> None:
     """Answer a request."""
+    # standard input ends when the process that asked does, however that ended
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
     # what the compilers print goes where errors go
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
