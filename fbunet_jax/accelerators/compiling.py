@@ -175,6 +175,7 @@ def _ask(config: Config, request: Request, tell: Tell, log: Callable[[str], None
                             what = f"a step of {value['share']} crops a device" if key == "training" else "a prediction"
                             done = "compiled" if value["traffic"] else "found too large"
                             tell(f"{done}: {what} for {request.target}, in {value['seconds']:.0f} s")
+                process.wait()  # before its standard input is closed, with which it would end at once
             except BaseException:
                 process.kill()
                 raise

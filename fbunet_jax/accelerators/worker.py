@@ -43,7 +43,8 @@ class Request:
 def main(folder: Path) -> None:
     """Answer a request."""
     # standard input ends when the process that asked does, however that ended
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+    asker = os.dup(0)  # libtpu puts another file in its place
+    threading.Thread(target=lambda: (os.read(asker, 1), os._exit(1)), daemon=True).start()
     # what the compilers print goes where errors go
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
