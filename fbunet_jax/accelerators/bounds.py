@@ -7,7 +7,7 @@ from fbunet_jax.config import Config
 
 
 class Memory(TypedDict):
-    """Bytes of one device; None for what the compiler does not tell."""
+    """Bytes of one device; None for what the compiler does not report."""
 
     arguments: int | None
     temporaries: int | None
@@ -17,7 +17,7 @@ class Memory(TypedDict):
 
 
 class Seconds(TypedDict):
-    """Of one step at the device's public figures; None for what a device does not tell or do."""
+    """Of one step at the device's public figures; None for what a device does not report or do."""
 
     bytes: float | None
     flops: float
@@ -26,7 +26,7 @@ class Seconds(TypedDict):
 
 
 class Needs(TypedDict):
-    """Of one program on one device; None for what the device does not tell."""
+    """Of one program on one device; None for what the device does not report."""
 
     compile_seconds: float
     memory: Memory

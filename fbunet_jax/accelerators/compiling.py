@@ -20,7 +20,8 @@ from fbunet_jax.accelerators.workload import Workload
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.doctor.machine import child_environment
 from fbunet_jax.errors import ConfigError, RunError
-from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Tiling
+from fbunet_jax.inference.tiling import Tiling
+from fbunet_jax.training.estimate import count_work
 
 FORMAT = 1
 """Version of the file that `--out` writes."""
@@ -74,9 +75,7 @@ def find_tile(config: Config, tile: int | None) -> int:
     Raises:
       ConfigError: it does not fit the network.
     """
-    unit = 2 ** (len(config.model.widths) - 1)
-    side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
-    return Tiling(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit, unit).tile
+    return Tiling.fitting(2 ** (len(config.model.widths) - 1), tile).tile
 
 
 def compile_for(
@@ -126,12 +125,12 @@ def compile_for(
     )
     answers = _ask(config, request, tell, log)
     programs = {each["share"]: each for each in answers["training"]}
-    work = workload.work(config, config.training.batch_size)
+    steps = count_work(config, workload.train, workload.validation, config.training.batch_size).steps
     return {
         "device": target.name,
         "devices": target.count,
         "hosts": answers["devices"][0]["hosts"],
-        "training": training_needs(config, target, share, programs, work.steps, answers.get("largest", [None])[0]),
+        "training": training_needs(config, target, share, programs, steps, answers.get("largest", [None])[0]),
         "prediction": prediction_needs(config, target, answers["prediction"][0], side, tiles),
     }
 

@@ -2,7 +2,7 @@
 
 Sources. TPUs: Google Cloud's documentation, the pages named in the table (read in November 2026); the memory that a
 program can use is what XLA's compiler says when one does not fit. GPUs: NVIDIA's data sheets (SXM parts, dense rates);
-what the compiler is told of a device is in XLA's own descriptions (openxla/xla, xla/backends/gpu/target_config/specs).
+the description that the compiler gets follows XLA's own (openxla/xla, xla/backends/gpu/target_config/specs).
 """
 
 import math

@@ -140,7 +140,7 @@ class Program:
             if instruction.opcode == "while"
             for body in instruction.called("body")
         ]
-        return max(bodies, key=lambda traffic: traffic.bytes_moved, default=self.whole())
+        return max(bodies, key=lambda traffic: traffic.bytes_moved) if bodies else self.whole()
 
     def whole(self) -> Traffic:
         """Return the traffic of the whole program; a loop counts once."""

@@ -60,7 +60,7 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device that a program takes; None for what the compiler does not tell.
+    """Bytes of one device that a program takes; None for what the compiler does not report.
 
     Attributes:
       arguments: weights, optimiser and images, with the padding of their layout.
@@ -178,10 +178,10 @@ def _compile(
     return Compiled(time.perf_counter() - began, max(memories, key=lambda m: m.total), traffic, arithmetic)
 
 
-def _memory(told: Any) -> Memory:
-    arguments, temporaries = told.argument_size_in_bytes, told.temp_size_in_bytes
-    code = told.generated_code_size_in_bytes
-    results = max(0, told.output_size_in_bytes - told.alias_size_in_bytes)
+def _memory(reported: Any) -> Memory:
+    arguments, temporaries = reported.argument_size_in_bytes, reported.temp_size_in_bytes
+    code = reported.generated_code_size_in_bytes
+    results = max(0, reported.output_size_in_bytes - reported.alias_size_in_bytes)
     return Memory(arguments, temporaries, code or None, arguments + temporaries + code + results)
 
 

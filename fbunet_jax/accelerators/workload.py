@@ -1,4 +1,4 @@
-"""How much a fold trains on: read from the data set, or told by a few numbers where it is not at hand."""
+"""How much a fold trains on: read from the data set, or given in numbers where it is not at hand."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,7 @@ from fbunet_jax.data.folds import fold_items, make_folds, select_fold
 from fbunet_jax.data.sampling import Size
 from fbunet_jax.data.store import check_pixels
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.estimate import Work, count_work, image_sizes
+from fbunet_jax.training.estimate import image_sizes
 
 ImageType = Literal["uint8", "uint16", "float32"]
 
@@ -22,7 +22,7 @@ VIEWS = 8
 
 @dataclass(frozen=True)
 class DataNumbers:
-    """A data set in numbers; None for what is not told.
+    """A data set in numbers; None for what is not given.
 
     Attributes:
       classes: K.
@@ -71,10 +71,6 @@ class Workload:
     train: tuple[Size, ...]
     validation: tuple[Size, ...]
 
-    def work(self, config: Config, batch: int) -> Work:
-        """Return the steps and validations of the fold, with so many tiles in a batch of validation."""
-        return count_work(config, self.train, self.validation, batch)
-
 
 def find_workload(config: Config, fold: int, numbers: DataNumbers) -> Workload:
     """Return what a fold of a configuration trains on.
@@ -89,8 +85,10 @@ def find_workload(config: Config, fold: int, numbers: DataNumbers) -> Workload:
     """
     groups: Sequence[str]
     if config.data.root or config.data.layout == "synthetic":
-        if told := [f"--{name.replace('_', '-')}" for name, value in asdict(numbers).items() if value is not None]:
-            raise ConfigError(f"{', '.join(told)}: the data set is at hand, and tells its numbers. Leave them out.")
+        if given := [f"--{name.replace('_', '-')}" for name, value in asdict(numbers).items() if value is not None]:
+            raise ConfigError(
+                f"{', '.join(given)}: these numbers are read from the data set, which is at hand. Leave them out."
+            )
         dataset = load_dataset(config.data)
         classes, image, groups = len(dataset.class_names), dataset.images[0], dataset.groups
         sizes = image_sizes(dataset, np.arange(len(dataset.images)))
@@ -130,6 +128,11 @@ def _items(config: Config, images: int, size: int) -> tuple[list[str], list[Size
     if cut_fault("", size, size, config.data.cut):
         raise ConfigError(f"data.cut = {side}: --size {size} is not a multiple of it.")
     views = VIEWS if config.data.views == "dihedral" else 1
-    check_pixels(images * size**2 * views // 10)  # a training part is more than a tenth; nothing is listed before
+    # a training part is more than a tenth of them; nothing is listed before
+    if images * size**2 * views >= 10 * 2**31:
+        raise ConfigError(
+            f"--images {images} --size {size}: {images * size**2 * views:,} pixels; the training part of a fold must "
+            f"have fewer than {2**31:,}. Use fewer or smaller images."
+        )
     each = (size // side) ** 2 * views
     return [f"{image:06}" for image in range(images) for _ in range(each)], [(side, side)] * (images * each)

@@ -17,7 +17,7 @@ from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.ensemble import Affine, Ensemble
 from fbunet_jax.inference.images import Rows, as_pages
 from fbunet_jax.inference.in_order import Job, in_order
-from fbunet_jax.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, BandBlender, Tiling, mirrored
+from fbunet_jax.inference.tiling import BandBlender, Tiling, mirrored
 from fbunet_jax.runs import Run
 from fbunet_jax.training.trained import TrainedFold, load_trained_fold, trained_folds
 
@@ -223,9 +223,7 @@ class Predictor:
                 raise ConfigError(f"{name} = {value!r}: expected a whole number.")
         if tiles.batch is not None and tiles.batch < 1:
             raise ConfigError(f"batch = {tiles.batch}: expected at least 1 tile at once.")
-        side = max(DEFAULT_TILE, 2 * self.unit) if tiles.tile is None else tiles.tile
-        overlap = min(DEFAULT_OVERLAP, side // 2) // self.unit * self.unit if tiles.overlap is None else tiles.overlap
-        return Tiling(side, overlap, self.unit)
+        return Tiling.fitting(self.unit, tiles.tile, tiles.overlap)
 
     def affines(self, rows: Rows, height: int, width: int) -> list[Affine]:
         """Return scale and shift of every fold; the percentiles of a large page are those of every n-th row."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,16 @@ class Tiling:
                 f"overlap = {self.overlap}: expected a multiple of {self.unit} from 0 to {self.tile - self.unit}, "
                 f"below the tile of {self.tile}."
             )
+
+    @classmethod
+    def fitting(cls, unit: int, tile: int | None = None, overlap: int | None = None) -> Self:
+        """Return the tiles for a unit, with the defaults in place of None.
+
+        Raises:
+          ConfigError: a size does not fit.
+        """
+        side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
+        return cls(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit if overlap is None else overlap, unit)
 
     def origins(self, size: int) -> list[int]:
         """Return where tiles begin along an axis of `size` pixels; the last one ends less than `unit` beyond it."""

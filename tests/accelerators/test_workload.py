@@ -5,6 +5,7 @@ import pytest
 from fbunet_jax.accelerators.workload import DataNumbers, find_workload
 from fbunet_jax.config import load_config
 from fbunet_jax.errors import ConfigError, DataError, UserError
+from fbunet_jax.training.estimate import count_work
 
 
 def find(config, fold=0, **numbers):
@@ -17,14 +18,14 @@ def test_the_papers_drosophila_protocol_is_known():
     assert (len(workload.train), len(workload.validation)) == (192, 48)
     assert set(workload.train) == {(256, 256)}
     assert (workload.classes, workload.channels, workload.image_type) == (4, 1, "uint8")
-    assert workload.work(config, 16).steps == 18_000
+    assert count_work(config, workload.train, workload.validation, 16).steps == 18_000
 
 
 def test_the_papers_mouse_protocol_is_known():
     config = load_config("mouse")
     workload = find(config)
     assert (len(workload.train), len(workload.validation), workload.classes) == (280, 40, 3)
-    assert workload.work(config, 10).steps == 42_000
+    assert count_work(config, workload.train, workload.validation, 10).steps == 42_000
 
 
 def test_numbers_and_the_data_themselves_give_the_same():
@@ -53,10 +54,10 @@ NUMBERS = {"classes": 3, "channels": 1, "images": 9, "size": 64}
         (FOLDER, {**NUMBERS, "classes": 256}, ConfigError, "at most 255"),
         (FOLDER, {**NUMBERS, "images": 0}, ConfigError, "--images 0"),
         (FOLDER, {**NUMBERS, "images": 400, "size": 4096}, DataError, "4,294,967,296 pixels"),
-        (FOLDER, {**NUMBERS, "images": 10**15, "size": 4096}, DataError, "fewer than 2,147,483,648 fit"),
+        (FOLDER, {**NUMBERS, "images": 10**15, "size": 4096}, ConfigError, "fewer than 2,147,483,648"),
         ({**FOLDER, "cut": 48}, NUMBERS, ConfigError, "--size 64 is not a multiple"),
         (FOLDER, {**NUMBERS, "images": 2}, UserError, "2"),
-        ({}, {"images": 4}, ConfigError, "--images: the data set is at hand"),
+        ({}, {"images": 4}, ConfigError, "--images: these numbers are read from the data set"),
     ],
 )
 def test_numbers_that_are_missing_or_do_not_fit(changes, numbers, error, part):
