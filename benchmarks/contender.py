@@ -1,6 +1,8 @@
 """One contender of the benchmark in a process of its own, told by `benchmarks/speed.py` when to run.
 
-It writes a JSON line when it has compiled, one for each "measure" that it reads, and a last one with its peak memory.
+It writes a JSON line when it has compiled, one for each line that it reads, and a last one with its peak memory. A line
+is "measure", which takes about a second where nothing else runs, or "measure SECONDS", which ends by the clock, however
+many processes share the device.
 """
 
 import json
@@ -36,48 +38,32 @@ Run = Callable[[int], None]
 
 def settings(task: Task) -> Any:
     """Return the `Config` of our own run."""
-    from fbunet_jax.config import Config, ModelConfig, TrainingConfig
+    from fbunet_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
 
     precision: Any = "bfloat16" if task.precision == "mixed" else "float32"
     return Config(
         model=ModelConfig(widths=task.widths, precision=precision, rounds=task.rounds),
         training=TrainingConfig(batch_size=task.batch),
+        data=DataConfig(crop=task.size),
     )
 
 
-def ours(task: Task) -> tuple[Run, int, str]:
-    """Return our own run (the product's mapped step, which gathers its crops), batches in a call, and the device."""
+def training(task: Task) -> tuple[Any, Any, Any, Any]:
+    """Return the product's mapped step, which gathers its crops, with state, images and items for a call of it."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from fbunet_jax.data.augment import make_augmentation
     from fbunet_jax.data.store import ImageStore
     from fbunet_jax.models.methods import build_model
-    from fbunet_jax.training.memory import reuse_host_memory
-    from fbunet_jax.training.parallel import MappedTraining, replicate
+    from fbunet_jax.training.parallel import replicate
+    from fbunet_jax.training.setup import mapped_training
     from fbunet_jax.training.state import create_state, make_optimizer
-    from fbunet_jax.training.steps import make_train_step
 
-    if task.task == "train":
-        reuse_host_memory()  # as the command does
     config = settings(task)
     model = build_model(config, classes=CLASSES, channels=1)
     optimizer = make_optimizer(config.training, total_steps=2**20)
     state = create_state(model, optimizer, jax.random.key(0), 1)
     random, pixels = np.random.default_rng(0), task.batch * task.size**2
-    device = jax.local_devices()[0].device_kind
-    if task.task == "forward":
-        images = jnp.asarray(random.normal(size=(task.batch, task.size, task.size, 1)), jnp.float32)
-        predict = jax.jit(lambda variables, x: jax.nn.softmax(model.apply(variables, x, train=False)[-1]))
-
-        def forward(count: int) -> None:
-            for _ in range(count):
-                result = predict(state.variables, images)
-            jax.block_until_ready(result)
-
-        return forward, 1, device
-
     store = ImageStore(
         random.integers(0, 255, (pixels, 1), dtype=np.uint8),
         random.integers(0, CLASSES, pixels, dtype=np.uint8),
@@ -86,11 +72,37 @@ def ours(task: Task) -> tuple[Run, int, str]:
         np.full((task.batch, 1), 1 / 64, np.float32),
         np.full((task.batch, 1), -2, np.float32),
     )
-    step = make_train_step(model, optimizer, np.asarray(CLASS_WEIGHTS, np.float32), 0.5)
-    augment = make_augmentation("none")
-    mapped = MappedTraining(step, crop=task.size, augment=augment, batch_size=task.batch, key=jax.random.key(1))
-    held = list(replicate((state, store)))
+    mapped = mapped_training(config, model, optimizer, np.asarray(CLASS_WEIGHTS, np.float32), jax.random.key(1))
     items = np.tile(np.arange(task.batch, dtype=np.int32), (mapped.steps_per_call, 1))
+    return mapped, *replicate((state, store)), items
+
+
+def ours(task: Task) -> tuple[Run, int, str]:
+    """Return our own run, batches in a call, and the device."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from fbunet_jax.models.methods import build_model
+    from fbunet_jax.training.memory import reuse_host_memory
+
+    device = jax.local_devices()[0].device_kind
+    if task.task == "forward":
+        model = build_model(settings(task), classes=CLASSES, channels=1)
+        normal = np.random.default_rng(0).normal(size=(task.batch, task.size, task.size, 1))
+        images = jnp.asarray(normal, jnp.float32)
+        variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+        predict = jax.jit(lambda variables, x: jax.nn.softmax(model.apply(variables, x, train=False)[-1]))
+
+        def forward(count: int) -> None:
+            for _ in range(count):
+                result = predict(variables, images)
+            jax.block_until_ready(result)
+
+        return forward, 1, device
+
+    reuse_host_memory()  # as the command does
+    mapped, *held, items = training(task)
 
     def train(count: int) -> None:
         for _ in range(-(-count // mapped.steps_per_call)):
@@ -190,10 +202,14 @@ def main(text: str) -> None:
     # whole calls, and at least about a second of them
     count = batches_in_a_call * max(1, round(SECONDS_A_MEASUREMENT / max(second, 1e-6)))
     _say(compile_s=first - second, device=device)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        run(count)
-        _say(seconds_an_image=(time.perf_counter() - began) / (count * task.batch))
+    for line in sys.stdin:
+        _, *limit = line.split()
+        part = batches_in_a_call * max(1, count // batches_in_a_call // 8) if limit else count
+        began, done = time.perf_counter(), 0
+        while not done or (limit and time.perf_counter() - began < float(limit[0])):
+            run(part)
+            done += part
+        _say(seconds_an_image=(time.perf_counter() - began) / (done * task.batch))
     _say(peak_host_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, peak_device_gib=_device_peak(task))
 
 

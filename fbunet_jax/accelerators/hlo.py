@@ -146,6 +146,18 @@ class Program:
         """Return the traffic of the whole program; a loop counts once."""
         return self._traffic(self._entry)
 
+    def bytes_moved_by(self, name: str) -> int | None:
+        """Return what one run of an instruction moves; None if the program lacks it.
+
+        Args:
+          name: without "%"; or that of its kernel on a GPU, in which "_" takes the place of every other sign.
+        """
+        for computation in self._computations.values():
+            for instruction in computation.values():
+                if name in (instruction.name, re.sub(r"\W", "_", instruction.name)):
+                    return self._instruction(instruction, computation).bytes_moved
+        return None
+
     def _traffic(self, name: str) -> Traffic:
         computation = self._computations[name]
         return sum((self._instruction(each, computation) for each in computation.values()), start=NOTHING)

@@ -224,7 +224,8 @@ def mapped_training(
     """
     settings = config.training
     return MappedTraining(
-        make_train_step(model, optimizer, weights, settings.round_weight, settings.dice_weight),
+        lambda given: make_train_step(model, optimizer, given, settings.round_weight, settings.dice_weight),
+        weights,
         crop=config.data.crop,
         augment=make_augmentation(
             settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation

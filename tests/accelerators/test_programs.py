@@ -44,7 +44,7 @@ def test_arguments_take_the_memory_of_state_images_and_indices(programs):
     counters = 4 * 3  # of the state, of Adam, of its schedule
     images = 7 * 40 * 40 * (2 + 1) + 7 * (4 + 8 + 4 + 4)
     for share, program in programs.items():
-        call = 4 * share + 4  # indices of the crops, number of steps
+        call = 4 * share + 4 + 8 + 4 * 3  # indices of the crops, number of steps, key, weights of the classes
         assert program.memory.arguments == pytest.approx(state + counters + images + call, abs=8)
 
 

@@ -1,7 +1,8 @@
 """Five SGD steps at full depth, mapped over some devices; run by test_parallel in a process with simulated devices.
 
 usage: mapped_run.py FOLDER float32|float64 CASE ...   where a case is "jitted" (not mapped, the truth), the number of
-devices, or "unmapped-norm" (4 devices, one batch normalisation without axis name); writes FOLDER/PRECISION-CASE.npz
+devices, "loop" (4 devices, several steps a call, as on accelerators), or "unmapped-norm" (4 devices, one batch
+normalisation without axis name); writes FOLDER/PRECISION-CASE.npz
 """
 
 import contextlib
@@ -53,25 +54,34 @@ def train(model, precision, case):
     optimizer = optax.sgd(1.0)
     state = create_state(model, optimizer, jax.random.key(0), channels=1)
     state = jax.tree.map(lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
-    train_step = make_train_step(model, optimizer, jnp.array([0.5, 1.0, 2.0]), 0.5, dice_weight=0.5)
+    weights = jnp.array([0.5, 1.0, 2.0])
+
+    def make_step(weights):
+        return make_train_step(model, optimizer, weights, 0.5, dice_weight=0.5)
+
     store, key = random_store(), jax.random.key(7)
     items = np.random.default_rng(1).integers(0, 10, (STEPS, BATCH)).astype(np.int32)
     history = []
     if case == "jitted":
-        sample = make_sampler(SIDE, random_dihedral)
+        train_step, sample = make_step(weights), make_sampler(SIDE, random_dihedral)
         store = jax.tree.map(jnp.asarray, store)
         step = jax.jit(lambda s, i: train_step(s, sample(store, jax.random.fold_in(key, s.step), i, jnp.arange(BATCH))))
         for row in items:
             state, metrics = step(state, row)
             history.append((state, metrics))
         return history
-    used = jax.devices()[: 4 if case == "unmapped-norm" else int(case)]
-    mapped = MappedTraining(train_step, crop=SIDE, augment=random_dihedral, batch_size=BATCH, key=key, devices=used)
+    used = jax.devices()[: 4 if case in ("unmapped-norm", "loop") else int(case)]
+    options = {"crop": SIDE, "augment": random_dihedral, "batch_size": BATCH, "key": key, "devices": used}
+    mapped = MappedTraining(make_step, weights, steps_per_call=3 if case == "loop" else None, **options)
     state, store = replicate((state, store), used)
-    for row in items:
+    # the loop takes 1, 3 and 1 of at most 3 steps a call, the others 1
+    for rows in np.split(items, [1, 4] if case == "loop" else range(1, STEPS)):
         with nn.intercept_methods(without_axis_name) if case == "unmapped-norm" else contextlib.nullcontext():
-            state, metrics = mapped(state, store, row[None])
-        history.append(jax.device_get((state, jax.tree.map(lambda value: value[0], metrics))))
+            before, (state, metrics) = state, mapped(state, store, rows)
+        # the history keeps views of later states, which a CPU then copies
+        assert history or all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "a state's buffers are donated"
+        for place in range(len(rows)):
+            history.append(jax.device_get((state, jax.tree.map(lambda value: value[place], metrics))))  # noqa: B023
     return history
 
 

@@ -11,7 +11,7 @@ import pytest
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.training.parallel import check_batch_size
 
-CASES = {"float64": ("jitted", "4", "8", "unmapped-norm"), "float32": ("jitted", "4")}
+CASES = {"float64": ("jitted", "4", "8", "loop", "unmapped-norm"), "float32": ("jitted", "4")}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def largest_difference(a, b, part):
     return max(np.abs(a[key] - b[key]).max() for key in a if part in key)
 
 
-@pytest.mark.parametrize("devices", ["4", "8"])
+@pytest.mark.parametrize("devices", ["4", "8", "loop"])
 def test_in_float64_n_devices_equal_one_jitted_step_after_five_sgd_steps(run, devices):
     truth, mapped = run("float64", "jitted"), run("float64", devices)
     kernel = ".params['unet']['output']['kernel']"

@@ -54,12 +54,12 @@ class Watch:
             original_init(mapped, *arguments, **options)
             original = mapped._call
 
-            def call(state, store, items, count):
-                assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((state, store)))
+            def call(state, store, items, count, constants):
+                assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((state, store, constants)))
                 assert items.dtype == count.dtype == np.int32
                 assert items.size == SETTINGS["training"]["batch_size"]
                 with jax.transfer_guard("allow"):  # the batch indices, and nothing else
-                    result = original(state, store, items, count)
+                    result = original(state, store, items, count, constants)
                 self.calls += 1
                 self.enter()
                 return result
