@@ -5,6 +5,7 @@ is "measure", which takes about a second where nothing else runs, or "measure SE
 many processes share the device.
 """
 
+import importlib.metadata
 import json
 import os
 import resource
@@ -201,7 +202,7 @@ def main(text: str) -> None:
     second = time.perf_counter() - began
     # whole calls, and at least about a second of them
     count = batches_in_a_call * max(1, round(SECONDS_A_MEASUREMENT / max(second, 1e-6)))
-    _say(compile_s=first - second, device=device)
+    _say(compile_s=first - second, device=device, version=_version(task))
     for line in sys.stdin:
         _, *limit = line.split()
         part = batches_in_a_call * max(1, count // batches_in_a_call // 8) if limit else count
@@ -211,6 +212,11 @@ def main(text: str) -> None:
             done += part
         _say(seconds_an_image=(time.perf_counter() - began) / (done * task.batch))
     _say(peak_host_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, peak_device_gib=_device_peak(task))
+
+
+def _version(task: Task) -> str:
+    package = {"ours": "jax"}.get(task.contender, task.contender.removesuffix("-compile"))
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 def _device_peak(task: Task) -> float | None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.contender import Task
+from benchmarks.contender import SECONDS_A_MEASUREMENT, Task
 from fbunet_jax.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,8 @@ class Contestant:
             stdout=subprocess.PIPE,
             text=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait(self, until: float = math.inf) -> None:
         """Wait until it has compiled.
@@ -129,6 +130,10 @@ class Contestant:
         """End it at once, if it runs."""
         self._process.kill()
         self._process.wait()
+        self._reader.join(timeout=5)
+        if not self._reader.is_alive():  # a process that it has left behind holds the pipe open
+            with contextlib.suppress(BrokenPipeError), self._process:
+                pass
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -174,12 +179,14 @@ def compare(tasks: Sequence[tuple[Task, str]], repeats: int, at_once: int, until
     Returns:
       What is known of each that was measured at least once.
     """
+    # one that compiles for too long does not take the time in which the others are measured
+    compiled = until - 2 * SECONDS_A_MEASUREMENT * repeats * len(tasks)
     with killed_at_the_end() as contestants:
         ready: list[Contestant] = []
         for first in range(0, len(tasks), at_once):
             started = [Contestant(task, python) for task, python in tasks[first : first + at_once]]
             contestants += started
-            ready += [contestant for contestant in started if _succeeds(contestant.wait, until)]
+            ready += [contestant for contestant in started if _succeeds(contestant.wait, compiled)]
         for _ in range(repeats):
             for contestant in list(ready):
                 contestant.ask()
@@ -225,8 +232,8 @@ def table(results: list[dict[str, Any]]) -> str:
         ratio = f"{statistics.median(t / o for t, o in zip(times, own, strict=False)):.2f}" if own else ""
         peak = result["peak_device_gib"] or result["peak_host_gib"]
         lines.append(
-            f"| {result['task']} | {result['precision']} | {result['batch']} | {result['contender']} | {median:.3g} | "
-            f"{min(times):.3g} to {max(times):.3g} | {1 / median:,.{0 if median < 0.01 else 2}f} | {ratio} | "
+            f"| {result['task']} | {result['precision']} | {result['batch']} | {result['contender']} | {median:#.3g} | "
+            f"{min(times):#.3g} to {max(times):#.3g} | {1 / median:,.{0 if median < 0.01 else 2}f} | {ratio} | "
             f"{result['compile_s']:.1f} | {'' if peak is None else f'{peak:.2f}'} |"
         )
     return "\n".join(lines)

@@ -4,13 +4,13 @@ import json
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import speed
 from benchmarks.quarter_hour import parts
-from benchmarks.quarter_hour.run import CELLS, FORMAT, RESULTS, UNFINISHED
+from benchmarks.quarter_hour.run import CELLS, FORMAT, RESULTS, STEPS, UNFINISHED
 from benchmarks.quarter_hour.table import recorded
 from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.files import create_once, read_json, write_atomically
@@ -25,6 +25,20 @@ BEGIN, END = "<!-- measured: written by benchmarks.quarter_hour -->", "<!-- end 
 
 COLUMN = "measured, crops/s"
 """Of a table of performance.md whose rows begin with the names of devices."""
+
+
+class Measured(NamedTuple):
+    """What one step has measured.
+
+    Attributes:
+      date: in UTC.
+      commit: of the program.
+      result: as the step wrote it.
+    """
+
+    date: str
+    commit: str
+    result: Any
 
 
 def harvest(source: Path, docs: Path, table: TableFolder, size: str, tell: Callable[[str], None]) -> None:
@@ -117,13 +131,19 @@ def _existing(folder: Path) -> Path:
 def _harvest_measurements(results: Mapping[str, Any], docs: Path, tell: Callable[[str], None]) -> None:
     measured = {name: step["result"] for name, step in results["steps"].items() if step.get("result")}
     if not measured:
+        tell("Nothing was measured.")
         return
     name = _device(measured)
-    folder = _existing(docs / "results" / "accelerators")
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{results['date']}.json"
     content = {**{key: results[key] for key in ("commit", "date", "size")}, "device": name, "measured": measured}
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    tell(f"Written: {path}")
+    text = json.dumps(content, indent=1) + "\n"
+    folder = _existing(docs / "results" / "accelerators")
+    stem = f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{results['date']}"
+    for path in (folder / f"{stem}{number}.json" for number in ("", *(f"-{n}" for n in range(2, 100)))):
+        if create_once(path, text):
+            tell(f"Written: {path}")
+            break
+        if path.read_text(encoding="utf-8") == text:
+            break
     page = docs / "performance.md"
     write_atomically(page, rewrite(page.read_text(encoding="utf-8"), read_measurements(folder)))
     tell(f"Written: {page}")
@@ -138,14 +158,17 @@ def _device(measured: Mapping[str, Any]) -> str:
     raise DataError("None of the results names its device.")
 
 
-def read_measurements(folder: Path) -> list[dict[str, Any]]:
-    """Return what was measured, the latest of each device, by its name."""
-    found = [read_json(path, dict[str, Any]) for path in sorted(folder.glob("*.json"))]
-    latest = {each["device"]: each for each in sorted(found, key=lambda each: each["date"])}
-    return [latest[name] for name in sorted(latest)]
+def read_measurements(folder: Path) -> dict[str, dict[str, Measured]]:
+    """Return what was measured last, by the device's name and the step, in the order of both."""
+    found: dict[str, dict[str, Measured]] = {}
+    contents = [read_json(path, dict[str, Any]) for path in sorted(folder.glob("*.json"))]
+    for content in sorted(contents, key=lambda content: content["date"]):
+        steps = found.setdefault(content["device"], {})
+        steps |= {name: Measured(content["date"], content["commit"], r) for name, r in content["measured"].items()}
+    return {device: {name: found[device][name] for name in STEPS if name in found[device]} for device in sorted(found)}
 
 
-def rewrite(page: str, measurements: Sequence[Mapping[str, Any]]) -> str:
+def rewrite(page: str, measured: Mapping[str, Mapping[str, Measured]]) -> str:
     """Return performance.md with its measured part, and its measured column, as the measurements have them.
 
     Raises:
@@ -155,14 +178,15 @@ def rewrite(page: str, measurements: Sequence[Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise DataError(f"The page lacks the lines {BEGIN} and {END}, between which the measurements stand.")
-    part = "\n\n".join(section(each) for each in measurements)
-    rates = {each["device"]: rate for each in measurements if (rate := training_rate(each["measured"]))}
+    part = "\n\n".join(section(device, steps) for device, steps in measured.items())
+    known = {device: training_rate(steps["speed"].result) for device, steps in measured.items() if "speed" in steps}
+    rates = {device: rate for device, rate in known.items() if rate}
     return fill_column(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}", rates)
 
 
-def training_rate(measured: Mapping[str, Any]) -> float | None:
+def training_rate(results: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the images a second of our training with the first batch size, None if it was not measured."""
-    for result in measured.get("speed", []):
+    for result in results:
         if result["contender"] == "ours" and result["task"] == "train" and result["precision"] == "mixed":
             return 1 / statistics.median(result["seconds_an_image"])
     return None
@@ -185,66 +209,67 @@ def fill_column(page: str, rates: Mapping[str, float]) -> str:
     return "".join(lines)
 
 
-def section(found: Mapping[str, Any]) -> str:
+def section(device: str, steps: Mapping[str, Measured]) -> str:
     """Return what was measured on one device, as Markdown."""
-    measured = found["measured"]
-    versions = next((f", JAX {each['jax']}" for each in measured.values() if "jax" in each), "")
-    commit = re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", found["commit"])
-    paragraphs = [f"### {found['device']}", f"{found['date']}, commit {commit}{versions}."]
-    makers = {"golden": _golden, "speed": _speed, "profile": _profile, "together": _together}
-    paragraphs += [text for name, make in makers.items() if name in measured for text in make(measured[name])]
+    paragraphs = [f"### {device}"]
+    for name, step in steps.items():
+        title, make = _MAKERS[name]
+        commit = re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", step.commit)
+        results = step.result if isinstance(step.result, list) else [step.result]
+        versions = dict.fromkeys(each.get("version") or f"jax {each.get('jax', '')}" for each in results)
+        text, *more = make(step.result)
+        paragraphs += [f"**{title}** ({', '.join([step.date, f'commit {commit}', *versions])}). {text}", *more]
     return "\n\n".join(paragraphs)
 
 
-def _golden(result: Mapping[str, Any]) -> Iterable[str]:
+def _golden(result: Mapping[str, Any]) -> Iterator[str]:
     texts = [
-        f"{precision} {max(each.values()):.1g} (at most {result['tolerances'][precision]:g})"
+        f"{precision} by {max(each.values()):.1g} (at most {result['tolerances'][precision]:g})"
         for precision, each in result["device_beside_cpu"].items()
     ]
-    yield f"Logits and loss of fixed weights differ from the CPU's by {', '.join(texts)}, relative to the largest."
+    yield f"Logits and loss of fixed weights differ from those of the CPU, relative to the largest: {', '.join(texts)}."
 
 
-def _speed(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    if results:
-        yield f"feedback-convlstm, {results[0]['size']} x {results[0]['size']} pixels:"
-        yield speed.table([dict(result) for result in results])
+def _speed(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"`feedback-convlstm`, {results[0]['size']} x {results[0]['size']} pixels:"
+    yield speed.table([dict(result) for result in results])
 
 
-def _profile(result: Mapping[str, Any]) -> Iterable[str]:
+def _profile(result: Mapping[str, Any]) -> Iterator[str]:
     step = statistics.median(result["seconds_a_step"])
-    text = f"A training step of {result['batch']} crops in mixed precision takes {1e3 * step:.3g} ms"
-    bandwidth = result.get("copied_bytes_a_second")
-    if bandwidth:
-        text += f"; the device copies {bandwidth / 1e9:,.0f} GB/s"
+    sentences = [f"A training step of {result['batch']} crops in mixed precision takes {1e3 * step:.3g} ms."]
+    if bandwidth := result.get("copied_bytes_a_second"):
+        sentences.append(f"The device copies {bandwidth / 1e9:,.0f} GB/s.")
     if counted := result.get("counted"):
-        text += f". The program moves {counted['bytes_moved'] / 1e9:.3g} GB in {counted['kernels']:,} kernels"
-        if bandwidth:
-            least = counted["bytes_moved"] / bandwidth
-            text += f", which is {1e3 * least:.3g} ms at that rate, {100 * least / step:.0f} % of the step"
-    if kernels := result.get("kernels"):
-        busy = result["kernel_seconds_a_step"]
-        text += (
-            f". The profiler saw {result['kernels_a_step']:,.0f} kernels a step, which ran for {1e3 * busy:.3g} ms. The "
-            f"{len(kernels)} longest:"
-        )
-        yield text
+        moved = f"The program moves {counted['bytes_moved'] / 1e9:.3g} GB in {counted['kernels']:,} kernels"
+        least = counted["bytes_moved"] / bandwidth if bandwidth else 0.0
+        share = f", which takes {1e3 * least:.3g} ms at that rate, {100 * least / step:.0f} % of the step"
+        sentences.append(f"{moved}{share if bandwidth else ''}.")
+    kernels = result.get("kernels", [])
+    if kernels:
+        busy, runs = 1e3 * result["kernel_seconds_a_step"], result["kernels_a_step"]
+        sentences.append(f"The profiler saw {runs:,.0f} kernels a step, which ran for {busy:.3g} ms together.")
+        sentences.append(f"The {len(kernels)} longest:")
+    yield " ".join(sentences)
+    if kernels:
         lines = ["| kernel | share, % | ms a step | runs a step | GB/s, counted |", "|---|---|---|---|---|"]
         for each in kernels:
             seconds, moved = each["seconds_a_step"] / each["runs_a_step"], each["bytes_a_run"]
             rate = f"{moved / seconds / 1e9:,.0f}" if moved is not None else ""
-            lines.append(
-                f"| `{each['name'][:60]}` | {100 * each['share']:.1f} | {1e3 * each['seconds_a_step']:.3g} | "
-                f"{each['runs_a_step']:.3g} | {rate} |"
-            )
+            share, time = 100 * each["share"], 1e3 * each["seconds_a_step"]
+            name = each["name"][:60].replace("|", " ")
+            lines.append(f"| `{name}` | {share:.1f} | {time:.3g} | {each['runs_a_step']:.3g} | {rate} |")
         yield "\n".join(lines)
-    else:
-        yield text + "."
 
 
-def _together(result: Mapping[str, Any]) -> Iterable[str]:
-    rates = result["images_per_second"]
-    texts = [f"{number}: {rate:,.0f}" for number, rate in rates.items()]
-    yield (
-        f"Trainings at once in float32, batch {result['batch']}, and images/s of all of them together: "
-        f"{', '.join(texts)}."
-    )
+def _together(result: Mapping[str, Any]) -> Iterator[str]:
+    texts = [f"{number}: {rate:,.0f}" for number, rate in result["images_per_second"].items()]
+    yield f"Trainings at once in float32, batch {result['batch']}, and their images/s together: {', '.join(texts)}."
+
+
+_MAKERS: Mapping[str, tuple[str, Callable[[Any], Iterator[str]]]] = {
+    "golden": ("Correct", _golden),
+    "speed": ("Speed", _speed),
+    "profile": ("Profile", _profile),
+    "together": ("Side by side", _together),
+}

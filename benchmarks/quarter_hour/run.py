@@ -188,9 +188,8 @@ class QuarterHour:
         """Run a process, and bring back what it writes while it runs."""
         left = self._left()
         if left < step.least:
-            reason = (
-                "stopped" if self.stops else f"{max(0, left):.0f} s are left, and it takes {step.least:.0f} or more"
-            )
+            short = f"{max(0, left):.0f} s are left, and it takes {step.least:.0f} or more"
+            reason = "a signal has come" if self.stops else short
             self._note(name, status="skipped", reason=reason)
             self.tell(f"{name} is skipped: {reason}.")
             return

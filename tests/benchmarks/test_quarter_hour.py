@@ -1,0 +1,346 @@
+"""The parts of a quarter of an hour: what is started when, what is brought back, what becomes of it."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.quarter_hour import golden, harvest, parts, profile, run
+from benchmarks.quarter_hour.run import QuarterHour, Step
+from benchmarks.quarter_hour.sizes import SIZES
+from benchmarks.quarter_hour.table import choose, places, surplus
+from fbunet_jax.accelerators.hlo import Program
+from fbunet_jax.config import load_config
+from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.reproduction.reproduce import TableFolder
+from fbunet_jax.runs import Place
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PLACES = places()
+
+seconds = st.floats(0, 1000) | st.just(float("inf"))
+
+
+def test_the_cells_are_those_of_table_1_with_the_papers_two_methods_first_in_every_fold():
+    assert len(PLACES) == len(set(PLACES)) == 8 * 5
+    assert [place.fold for place in PLACES] == [fold for fold in range(5) for _ in range(8)]
+    assert [place.method for place in PLACES[8:11]] == ["unet", "feedback-convlstm", "ru-net"]
+    assert {place.method for place in PLACES[5:8]} == {"unet-wide", "convlstm-one-round", "convlstm-no-feedback"}
+
+
+@given(st.lists(seconds, max_size=8), st.lists(seconds, max_size=3), st.floats(0, 1000), st.floats(1, 100))
+def test_what_is_started_leaves_at_most_one_cell_unfinished(needed, remaining, left, start):
+    waiting = PLACES[: len(needed)]
+    times = dict(zip(waiting, needed, strict=True))
+    place = choose(waiting, times, remaining, left, start)
+    late = [each for each in remaining if each > left]
+    if place is None:
+        # everything would be left unfinished, and it is one too many, or cannot begin
+        assert all(each > left for each in needed)
+        assert not waiting or late or left <= start
+    elif times[place] > left:
+        assert place == waiting[0]
+        assert not late
+    else:
+        assert all(times[each] > left for each in waiting[: waiting.index(place)])
+
+
+def test_of_two_that_cannot_be_finished_the_one_that_needs_longer_is_stopped():
+    one, two, three = PLACES[:3]
+    assert surplus({one: 100, two: 300, three: 50}, left=60) == two
+    assert surplus({one: 100, three: 50}, left=60) is None
+    assert surplus({}, left=60) is None
+
+
+@pytest.fixture
+def quarter(tmp_path, monkeypatch):
+    """Return a function that runs steps, given as Python text, whose last word is the file of the result."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    environment = dict(os.environ)
+    lines = []
+
+    def call(texts, minutes=1.0, most=60.0, wanted=None, commit="c0ffee"):
+        for name, text in texts.items():
+            (tmp_path / f"step_{name}.py").write_text(f"import json, sys, time, os\nfile = sys.argv[-1]\n{text}\n")
+        steps = {name: Step(5, most, [f"step_{name}"]) for name in texts}
+        monkeypatch.setattr(run, "processes", lambda name, size: steps)
+        until = time.monotonic() + 60 * minutes
+        paths = (tmp_path / "out", tmp_path / "work", tmp_path)
+        QuarterHour("small", SIZES["small"], *paths, commit, until, lines.append).run(wanted or list(texts))
+        return json.loads((tmp_path / "out" / "quarter_hour.json").read_text())["steps"], lines
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+WRITES = "json.dump({'device': 'x', 'found': 1}, open(file, 'w'))"
+
+
+def test_no_step_takes_the_others_with_it(quarter, tmp_path):
+    steps, lines = quarter(
+        {
+            "golden": "raise ValueError('a fault')",
+            "speed": f"{WRITES}; os.kill(os.getpid(), 9)",
+            "profile": f"{WRITES}; time.sleep(600)",
+            "together": WRITES,
+        },
+        most=8,
+    )
+    assert steps["golden"]["status"] == "failed"
+    assert steps["golden"]["reason"] == "exit code 1: ValueError: a fault"
+    assert (steps["speed"]["status"], steps["speed"]["result"]["found"]) == ("failed", 1)
+    assert (steps["profile"]["status"], steps["profile"]["reason"]) == ("cut", "the time was over")
+    assert steps["profile"]["result"]["found"] == 1
+    assert steps["together"]["status"] == "done"
+    assert "golden has no whole result" in " ".join(lines)
+    assert "a fault" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_a_step_is_skipped_when_time_is_short_and_none_is_repeated(quarter):
+    quarter({"golden": WRITES, "speed": "raise SystemExit('once')"})
+    steps, lines = quarter({"golden": "raise ValueError", "speed": WRITES}, minutes=0.3)
+    assert "golden: measured before, by the same program." in lines
+    assert steps["golden"]["status"] == "done"
+    assert steps["speed"]["status"] == "done", "what failed is tried again"
+    steps, lines = quarter({"golden": WRITES, "profile": WRITES}, minutes=0.2, commit="another")
+    assert steps["golden"]["status"] == "skipped"
+    assert steps["profile"]["reason"].endswith("s are left, and it takes 5 or more")
+
+
+def test_a_signal_ends_the_step_and_everything_is_packed(quarter, tmp_path):
+    result = tmp_path / "work" / "golden" / "result.json"
+
+    def interrupt():
+        while not result.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    steps, _ = quarter({"golden": f"{WRITES}; time.sleep(600)", "speed": WRITES})
+    thread.join()
+    assert steps["golden"]["result"]["found"] == 1
+    assert steps["speed"] == {"status": "skipped", "reason": "a signal has come"}
+    assert steps["packing"]["status"] == "done"
+
+
+def test_results_are_brought_back_while_a_step_runs(quarter, tmp_path):
+    """The file in the output folder has the first part before the second one is written."""
+    waits = f"{WRITES}; out = {str(tmp_path / 'out' / 'quarter_hour.json')!r}\n"
+    waits += "while not (os.path.exists(out) and 'found' in open(out).read()): time.sleep(0.05)\n"
+    waits += "json.dump({'device': 'x', 'found': 2}, open(file, 'w'))"
+    steps, _ = quarter({"golden": waits})
+    assert (steps["golden"]["status"], steps["golden"]["result"]["found"]) == ("done", 2)
+
+
+def test_parts_are_joined_and_a_missing_or_changed_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 100)
+    data = parts.archive({"a/b.txt": b"text", "c": bytes(range(256))})
+    about = parts.split(data, tmp_path, "big")
+    assert about["parts"] == -(-len(data) // 100) == len(list(tmp_path.iterdir()))
+    assert all(path.stat().st_size <= 100 for path in tmp_path.iterdir())
+    joined = parts.join(tmp_path, "big", json.loads(json.dumps(about)))
+    with tarfile.open(fileobj=io.BytesIO(joined)) as tar:
+        assert tar.extractfile("a/b.txt").read() == b"text"
+    (tmp_path / "big.3").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match="are not those that were written"):
+        parts.join(tmp_path, "big", about)
+    (tmp_path / "big.3").unlink()
+    with pytest.raises(DataError, match=r"big\.3 is missing"):
+        parts.join(tmp_path, "big", about)
+
+
+GPU_PROFILE = """
+planes {
+  name: "/device:GPU:0"
+  event_metadata { key: 1 value { id: 1 name: "loop_fusion_3" } }
+  event_metadata { key: 2 value { id: 2 name: "cutlass_kernel" } }
+  stat_metadata { key: 7 value { id: 7 name: "hlo_op" } }
+  lines {
+    name: "Stream #13(Compute)"
+    events { metadata_id: 1 duration_ps: 3000000 }
+    events { metadata_id: 2 duration_ps: 5000000 stats { metadata_id: 7 str_value: "custom-call.9" } }
+    events { metadata_id: 1 offset_ps: 9 duration_ps: 4000000 }
+  }
+  lines { name: "XLA Ops" events { metadata_id: 2 duration_ps: 99000000 } }
+}
+planes {
+  name: "/host:CPU"
+  event_metadata { key: 1 value { id: 1 name: "a thread" } }
+  lines { name: "python" events { metadata_id: 1 duration_ps: 77000000 } }
+}
+"""
+
+
+def test_the_kernels_of_a_gpu_are_those_of_its_streams_with_the_names_of_the_program():
+    found = profile.kernels(jax.profiler.ProfileData.from_serialized_xspace(
+        jax.profiler.ProfileData.text_proto_to_serialized_xspace(GPU_PROFILE)
+    ))  # fmt: skip
+    assert [(each.name, each.runs) for each in found] == [("loop_fusion_3", 2), ("custom-call.9", 1)]
+    assert [each.seconds for each in found] == pytest.approx([7e-6, 5e-6])
+    program = Program(
+        "HloModule m\n\nENTRY %main (p: f32[10]) -> f32[10] {\n  %p = f32[10]{0} parameter(0)\n"
+        "  ROOT %loop_fusion.3 = f32[10]{0} negate(%p)\n}\n"
+    )
+    rows = profile.as_table(found, steps=2, program=program)
+    assert [row["share"] for row in rows] == pytest.approx([7 / 12, 5 / 12])
+    assert [row["runs_a_step"] for row in rows] == [1, 0.5]
+    assert [row["bytes_a_run"] for row in rows] == [80, None]
+
+
+def test_golden_weights_give_what_is_kept_and_a_wrong_network_does_not(monkeypatch):
+    kept = json.loads(golden.FILE.read_text())
+    assert set(kept) == set(SIZES)
+    found = golden.check(SIZES["small"], kept["small"])
+    assert found["passes"]
+    assert 0 < max(found["device_beside_cpu"]["mixed"].values()) < 0.05
+    assert not golden.check(SIZES["small"], {**kept["small"], "loss": kept["small"]["loss"] * 1.001})["passes"]
+
+
+TABLE = """\
+| training | moved, GB | measured, crops/s |
+|---|---|---|
+| H100 | 10.4 | 7 |
+| H200 | 10.7 |  |
+
+| other | measured |
+|---|---|
+| H200 | 1 |
+"""
+
+
+def test_the_measured_column_has_the_rate_in_the_row_of_the_device():
+    filled = harvest.fill_column(TABLE, {"NVIDIA H200": 1640.4})
+    assert "| H200 | 10.7 | 1,640 |" in filled
+    assert "| H100 | 10.4 | 7 |" in filled
+    assert "| H200 | 1 |" in filled
+
+
+def test_the_page_is_what_the_kept_measurements_make_of_it():
+    """Nobody has written into the measured part by hand, and no measurement is missing in it."""
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    assert harvest.rewrite(page, harvest.read_measurements(DOCS / "results" / "accelerators")) == page
+
+
+@pytest.fixture
+def brought(tmp_path):
+    """Return a folder as a run leaves it, and a copy of the documentation's page."""
+    source, docs = tmp_path / "out", tmp_path / "docs"
+    source.mkdir()
+    docs.mkdir()
+    (docs / "performance.md").write_text((DOCS / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
+    passes = {"device": "NVIDIA B300", "jax": "9", "passes": True, "tolerances": {"float32": 1e-4}}
+    passes["device_beside_cpu"] = {"float32": {"logits": 1e-5, "loss": 0.0}}
+    kernel = {"name": "a|kernel", "share": 0.5, "seconds_a_step": 1e-3, "runs_a_step": 2.0, "bytes_a_run": 10**9}
+    times = {"seconds_a_step": [0.02], "copied_bytes_a_second": 4e12, "counted": {"bytes_moved": 4e9, "kernels": 900}}
+    found = {"device": "NVIDIA B300", "jax": "9", "batch": 16, **times, "kernels": [kernel]}
+    found |= {"kernels_a_step": 950.0, "kernel_seconds_a_step": 0.018}
+    steps = {"golden": {"status": "done", "result": passes}, "profile": {"status": "done", "result": found}}
+    results = {"format": 1, "size": "full", "commit": "a" * 40, "date": "2027-01-02", "steps": steps, "unfinished": {}}
+    (source / "quarter_hour.json").write_text(json.dumps(results))
+
+    def take(**changes):
+        (source / "quarter_hour.json").write_text(json.dumps({**results, **changes}))
+        lines = []
+        harvest.harvest(source, docs, TableFolder(tmp_path / "table"), "full", lines.append)
+        return (docs / "performance.md").read_text(encoding="utf-8"), lines
+
+    return take, results
+
+
+def test_a_harvest_writes_what_was_measured_once(brought, tmp_path):
+    take, _ = brought
+    page, _ = take()
+    assert page.count("### NVIDIA B300") == 1
+    assert "**Correct** (2027-01-02, commit aaaaaaa, jax 9). Logits" in page
+    assert "float32 by 1e-05 (at most 0.0001)" in page
+    assert "moves 4 GB in 900 kernels, which takes 1 ms at that rate, 5 % of the step." in page
+    assert "| `a kernel` | 50.0 | 1 | 2 | 2,000 |" in page
+    again, _ = take()
+    assert again == page
+    take(date="2027-01-02", commit="b" * 40)
+    kept = sorted(path.name for path in (tmp_path / "docs" / "results" / "accelerators").iterdir())
+    assert kept == ["nvidia-b300-2027-01-02-2.json", "nvidia-b300-2027-01-02.json"]
+
+
+def test_what_cannot_be_trusted_or_is_a_rehearsal_is_not_harvested(brought, tmp_path):
+    take, results = brought
+    with pytest.raises(RunError, match="harvest it with --size small"):
+        take(size="small")
+    failed = {**results["steps"]["golden"]["result"], "passes": False}
+    with pytest.raises(RunError, match="On NVIDIA B300 the golden weights do not give"):
+        take(steps={**results["steps"], "golden": {"status": "failed", "result": failed}})
+    with pytest.raises(RunError, match="has format 7"):
+        take(format=7)
+    assert not (tmp_path / "docs" / "results").exists()
+
+
+def test_a_users_mistake_is_a_sentence(tmp_path):
+    def call(*options):
+        command = [sys.executable, "-m", "benchmarks.quarter_hour", *options]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=DOCS.parent, check=False)
+        return done.returncode, done.stderr
+
+    assert call()[0] == 2
+    assert "--minutes and --out are missing" in call()[1]
+    code, text = call("--minutes", "1", "--out", str(tmp_path / "out"), "--data", str(tmp_path))
+    assert (code, text.count("\n")) == (2, 1)
+    assert "has no folder stack1" in text
+    code, text = call("--harvest", str(tmp_path))
+    assert (code, text.count("\n")) == (2, 1)
+    assert "quarter_hour.json is missing" in text
+
+
+def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_path):
+    """What is carried is what is evaluated; the latest checkpoint, from which training goes on, is carried as it is."""
+    from fbunet_jax.training.checkpoints import FoldCheckpoints
+    from fbunet_jax.training.loop import train_fold
+    from fbunet_jax.training.trained import load_trained_fold
+
+    config = load_config(
+        "quickstart",
+        method="unet",
+        model={"widths": [2, 4]},
+        data={"synthetic_images": 6, "synthetic_size": 32, "crop": 16, "folds": 3},
+        training={"epochs": 4, "batch_size": 8, "validate_every": 1},
+    )
+    folder, place = TableFolder(tmp_path / "table"), Place("unet", 0, 0)
+    run_directory = folder.run(place)
+    train_fold(config, 0, out=run_directory.path, stream=io.StringIO())
+    before = load_trained_fold(run_directory, 0)
+    latest, *best = parts.latest_and_best(folder.fold(place))
+    assert best == [] if before.step == int(latest.name) else int(best[0].name) == before.step
+    names = {path.name for path in parts.training_files(folder, place)}
+    assert {"config.toml", "folds.json", "dataset.json", "metrics.jsonl", "timing.jsonl", "inputs.json"} <= names
+    assert not any("previews" in str(path) for path in parts.training_files(folder, place))
+
+    from fbunet_jax.runs import Run
+
+    copy = Run(tmp_path / "copy")
+    parts.write_without_moments(folder, place, copy.fold(0))
+    for name in ("config", "dataset", "folds"):
+        getattr(copy, name).write_bytes(getattr(run_directory, name).read_bytes())
+    copy.fold(0).inputs.write_bytes(folder.fold(place).inputs.read_bytes())
+    after = load_trained_fold(copy, 0)
+    assert after.step == before.step
+    assert after.fingerprint() == before.fingerprint()
+    with (
+        FoldCheckpoints(copy.fold(0), read_only=True) as one,
+        FoldCheckpoints(folder.fold(place), read_only=True) as two,
+    ):
+        assert one.score(after.step) == two.score(after.step)
