@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tyro
 
+from benchmarks.quarter_hour.__main__ import Options as QuarterHourOptions
 from fbunet_jax import dry_run
 from fbunet_jax.cli import COMMANDS, main, train
 from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config
@@ -104,6 +105,15 @@ def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) 
             tyro.cli(importlib.import_module(f"fbunet_jax.cli.{command}").Arguments, args=options)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_benchmark_command_is_accepted(page: Path) -> None:
+    for line in re.findall(r"python -m (benchmarks\.[^`\n#|]+)", page.read_text(encoding="utf-8")):
+        module, *options = shlex.split(line)
+        name = f"{module}.__main__" if module.endswith("quarter_hour") else module
+        with contextlib.suppress(SystemExit) if "--help" in options else contextlib.nullcontext():
+            tyro.cli(importlib.import_module(name).Options, args=options)
+
+
 def test_the_commands_are_found() -> None:
     assert len(commands(ROOT / "README.md")) >= 4
     assert all(len(commands(config)) == 1 for config in CONFIGS)
@@ -113,7 +123,9 @@ def test_every_option_that_is_mentioned_exists(capsys: pytest.CaptureFixture[str
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
-    known = set(OPTION.findall(capsys.readouterr().out))
+    known = set(OPTION.findall(capsys.readouterr().out)) | {
+        f"--{field.name}" for field in dataclasses.fields(QuarterHourOptions)
+    }
     assert "--training.batch-size" in known
     for text in TEXTS:
         for span in re.findall(r"`(--[^`]+)`", text.read_text(encoding="utf-8")):

@@ -216,7 +216,7 @@ def section(device: str, steps: Mapping[str, Measured]) -> str:
         title, make = _MAKERS[name]
         commit = re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", step.commit)
         results = step.result if isinstance(step.result, list) else [step.result]
-        versions = dict.fromkeys(each.get("version") or f"jax {each.get('jax', '')}" for each in results)
+        versions = dict.fromkeys(each.get("version") or f"jax {each['jax']}" for each in results)
         text, *more = make(step.result)
         paragraphs += [f"**{title}** ({', '.join([step.date, f'commit {commit}', *versions])}). {text}", *more]
     return "\n\n".join(paragraphs)
@@ -255,7 +255,7 @@ def _profile(result: Mapping[str, Any]) -> Iterator[str]:
         lines = ["| kernel | share, % | ms a step | runs a step | GB/s, counted |", "|---|---|---|---|---|"]
         for each in kernels:
             seconds, moved = each["seconds_a_step"] / each["runs_a_step"], each["bytes_a_run"]
-            rate = f"{moved / seconds / 1e9:,.0f}" if moved is not None else ""
+            rate = f"{moved / seconds / 1e9:,.{0 if moved > 1e10 * seconds else 2}f}" if moved is not None else ""
             share, time = 100 * each["share"], 1e3 * each["seconds_a_step"]
             name = each["name"][:60].replace("|", " ")
             lines.append(f"| `{name}` | {share:.1f} | {time:.3g} | {each['runs_a_step']:.3g} | {rate} |")

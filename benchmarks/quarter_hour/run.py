@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,11 +61,15 @@ class Step:
       least: seconds without which it is not started.
       most: seconds after which it is stopped.
       command: of Python; the file of the result follows.
+      compiled: folder, in the one that is kept, of the programs that it compiles.
+      compiles: begins with an empty one, because it measures how long that takes.
     """
 
     least: float
     most: float
     command: Sequence[str]
+    compiled: str = "compiled"
+    compiles: bool = False
 
 
 def processes(name: str, size: Size) -> dict[str, Step]:
@@ -79,8 +84,8 @@ def processes(name: str, size: Size) -> dict[str, Step]:
     speed += ["--repeats", str(size.repeats), "--seconds", str(size.speed_seconds), "--out"]
     return {
         "golden": Step(15, 120, ["benchmarks.quarter_hour.golden", name]),
-        "speed": Step(60, size.speed_seconds + 30, speed),
-        "profile": Step(30, 120, ["benchmarks.quarter_hour.profile", name]),
+        "speed": Step(60, size.speed_seconds + 30, speed, "compiled-speed", compiles=True),
+        "profile": Step(30, 120, ["benchmarks.quarter_hour.profile", name], "compiled-speed"),
         "together": Step(60, 240, ["benchmarks.quarter_hour.together", name]),
     }
 
@@ -124,12 +129,6 @@ class QuarterHour:
         self.out.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(parents=True, exist_ok=True)
         self.results = self._earlier()
-        os.environ |= {
-            # what one step or cell has compiled, the next ones read
-            "JAX_COMPILATION_CACHE_DIR": str(self.work.absolute() / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-            "PYTHONUNBUFFERED": "1",
-        }
         try:
             steps = processes(self.name, self.size)
             for name in (name for name in STEPS if name in wanted):
@@ -184,6 +183,20 @@ class QuarterHour:
     def _log(self, step: str) -> Path:
         return self.work / step / "log.txt"
 
+    def _environment(self, compiled: str) -> dict[str, str]:
+        """Return the environment of a process; what one step or cell has compiled, the next ones read."""
+        folder = (self.work / compiled).absolute()
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        return {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(folder),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
+            "PYTHONUNBUFFERED": "1",
+            # the device is compared with the CPU
+            **({"JAX_PLATFORMS": f"{platforms},cpu"} if platforms and "cpu" not in platforms.split(",") else {}),
+        }
+
     def _measure(self, name: str, step: Step) -> None:
         """Run a process, and bring back what it writes while it runs."""
         left = self._left()
@@ -196,6 +209,8 @@ class QuarterHour:
         result, log = self._result(name), self._log(name)
         result.parent.mkdir(exist_ok=True)
         result.unlink(missing_ok=True)
+        if step.compiles:
+            shutil.rmtree(self.work / step.compiled, ignore_errors=True)
         self.tell(f"{name}, {min(left, step.most):.0f} s at most.")
         began = time.monotonic()
         with log.open("ab") as file:
@@ -204,6 +219,7 @@ class QuarterHour:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
+                env=self._environment(step.compiled),
                 start_new_session=True,  # its own processes end with it
             )
             try:
@@ -249,6 +265,7 @@ class QuarterHour:
             lambda line: self.tell(f"table: {line}"),
             self._pack_cells,
             start_seconds=self.size.start_seconds,
+            environment=self._environment("compiled"),
         )
         until = self.until - PACKING_SECONDS - SAVE_SECONDS
         if self.stops or until - time.monotonic() < self.size.start_seconds:

@@ -4,7 +4,6 @@ Each is a process of ``fbunet reproduce``, which saves and stops on SIGTERM and 
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -145,6 +144,7 @@ class Table:
       tell: called with a line about each cell.
       finished: called after each cell.
       start_seconds: until the first step of a cell has run; as it was seen last.
+      environment: of the processes.
       failures: cells that have failed since the last one that did not.
     """
 
@@ -159,6 +159,7 @@ class Table:
     tell: Callable[[str], None]
     finished: Callable[[], None]
     start_seconds: float
+    environment: Mapping[str, str]
     running: list[Training] = field(default_factory=list)
     given_up: set[Place] = field(default_factory=set)
     failures: int = 0
@@ -216,7 +217,7 @@ class Table:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                env={**self.environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
             )
         self.running.append(Training(place, process, time.monotonic(), step))
 

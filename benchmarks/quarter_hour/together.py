@@ -31,7 +31,8 @@ def main() -> None:
             for contestant in running:
                 contestant.ask(size.together_seconds)
             found[str(number)] = sum(1 / contestant.listen() for contestant in running)
-            result = {"device": running[0].about["device"], "batch": task.batch, "images_per_second": found}
+            about = {name: running[0].about[name] for name in ("device", "version")}
+            result = {**about, "batch": task.batch, "images_per_second": found}
             write_atomically(path, json.dumps(result, indent=1) + "\n")
             print(f"{number} at once: {found[str(number)]:,.0f} images/s together", flush=True)
 

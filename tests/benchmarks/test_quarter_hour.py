@@ -68,7 +68,6 @@ def quarter(tmp_path, monkeypatch):
     """Return a function that runs steps, given as Python text, whose last word is the file of the result."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    environment = dict(os.environ)
     lines = []
 
     def call(texts, minutes=1.0, most=60.0, wanted=None, commit="c0ffee"):
@@ -84,8 +83,6 @@ def quarter(tmp_path, monkeypatch):
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 WRITES = "json.dump({'device': 'x', 'found': 1}, open(file, 'w'))"
