@@ -1,5 +1,7 @@
 """The command line: run, ``--pack`` before it and ``--harvest`` after it."""
 
+import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Literal
 import tyro
 
 from benchmarks.quarter_hour import parts
+from benchmarks.quarter_hour.pack import BEGAN, Packing
 from benchmarks.quarter_hour.run import STEPS, QuarterHour
 from benchmarks.quarter_hour.sizes import SIZES
 from fbunet_jax.errors import ConfigError, UserError
@@ -31,10 +34,13 @@ class Options:
     """Folder for what is brought back: at most 8 files of less than 15 MB."""
     data: str = ""
     """Folder of the Drosophila images, with stack1."""
-    work: str = "quarter-hour"
-    """Folder of the table and of what is compiled, kept for the next call. --pack and --harvest use it too."""
+    work: str = ""
+    """Folder of the table and of what is compiled, kept for the next call. --pack and --harvest use it too. By default
+    quarter-hour, or quarter-hour-small."""
     steps: tuple[Literal["golden", "speed", "profile", "together", "table"], ...] = STEPS
     """Which steps; they run in this order."""
+    at_once: int | None = None
+    """Cells that are trained at once; as many as are fastest together by default."""
     size: Literal["full", "small"] = "full"
     """small: a rehearsal, for any computer and images of 128 x 128 pixels."""
     packed: str = ""
@@ -46,7 +52,7 @@ class Options:
     python: str = "3.12"
     """For --pack: the version of its Python."""
     harvest: str = ""
-    """Take what a run has brought back into --results and --work, and run nothing."""
+    """Take what a run has brought back into --docs and --work, and run nothing."""
     docs: str = str(HERE.parents[1] / "docs")
     """For --pack and --harvest: the folder of performance.md and results/paper-setting."""
 
@@ -76,32 +82,40 @@ def main() -> int:
 
 
 def _pack(options: Options) -> None:
-    from benchmarks.quarter_hour.pack import Packing
-
     if not options.data:
         raise ConfigError("--data is missing: the folder of the Drosophila images, with stack1.")
-    table = TableFolder(Path(options.work).expanduser() / "table")
-    finished = [table.cells]
+    table = TableFolder(_work(options) / "table")
+    finished, results = [table.cells], Path(options.docs).expanduser() / "results"
     if options.size == "full":  # a rehearsal's table is another one
-        finished.append(Path(options.docs) / "results" / "paper-setting" / "cells")
-    packing = Packing(Path(options.data).expanduser(), table, finished, Path(options.machine), options.python)
+        finished.append(results / "paper-setting" / "cells")
+    packing = Packing(
+        Path(options.data).expanduser(),
+        table,
+        finished,
+        results / "accelerators",
+        Path(options.machine).expanduser(),
+        options.python,
+    )
     packing.write(Path(options.pack).expanduser(), _tell)
 
 
 def _run(options: Options) -> None:
-    began = time.monotonic()
+    # run.sh has begun before
+    began = time.monotonic() - max(0.0, time.time() - float(os.environ.get(BEGAN, time.time())))
     if not options.minutes or not options.out:
         raise ConfigError("--minutes and --out are missing: how long, and the folder for the results.")
+    if options.at_once is not None and options.at_once < 1:
+        raise ConfigError(f"--at-once {options.at_once}: expected a number of at least 1.")
     if not options.data and not options.packed:
         raise ConfigError("--data is missing: the folder of the Drosophila images, with stack1; or --packed.")
-    work, data, program = Path(options.work).expanduser(), Path(options.data).expanduser(), ""
+    work, data, program, measured = _work(options), Path(options.data).expanduser(), "", Path(options.docs)
+    measured = measured / "results" / "accelerators"
     if options.packed:
         packed, data = Path(options.packed), work / "images"
-        program = (packed / "commit").read_text(encoding="utf-8").strip()
-        if not data.exists():
-            parts.unpack((packed / "images.tar.xz").read_bytes(), data)
-        if not (work / "table").exists():  # another call has gone on with it
-            parts.unpack((packed / "table.tar.xz").read_bytes(), work / "table")
+        program, measured = (packed / "commit").read_text(encoding="utf-8").strip(), packed / "measured"
+        _unpack_once(packed / "images.tar.xz", data)
+        if not _unpack_once(packed / "table.tar.xz", work / "table"):
+            _tell(f"The table goes on as it is in {work / 'table'}, not as it was packed.")
     if not (data / "stack1").is_dir():
         raise ConfigError(f"--data {data} has no folder stack1: expected that of the Drosophila images.")
     QuarterHour(
@@ -113,7 +127,24 @@ def _run(options: Options) -> None:
         program or commit(),
         began + 60 * options.minutes,
         _tell,
+        options.at_once,
+        measured,
     ).run(options.steps)
+
+
+def _work(options: Options) -> Path:
+    return Path(options.work or {"full": "quarter-hour", "small": "quarter-hour-small"}[options.size]).expanduser()
+
+
+def _unpack_once(archive: Path, folder: Path) -> bool:
+    """Unpack an archive unless its folder is there, whole or not at all, and say whether this call did."""
+    if folder.exists():
+        return False
+    unfinished = folder.with_name(f"{folder.name}.unpacking")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    parts.unpack(archive.read_bytes(), unfinished)
+    unfinished.rename(folder)
+    return True
 
 
 def _tell(line: str) -> None:

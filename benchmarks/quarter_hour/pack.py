@@ -29,11 +29,15 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x
 # what the labels are coded with, and what imagecodecs itself imports; the others are 25 MB
 CODECS = {"png", "shared", "shared_cython"}
 
+BEGAN = "FBUNET_QUARTER_HOUR_BEGAN"
+"""Variable with the time at which run.sh has begun, in seconds since 1970."""
+
 RUN = """\
 #!/bin/sh
 # usage: sh run.sh --minutes 9 --out DIR
 # Installs the wheels that lie here, for this program alone, and runs it. Python is $PYTHON, or python3.
 set -eu
+export FBUNET_QUARTER_HOUR_BEGAN=${FBUNET_QUARTER_HOUR_BEGAN:-$(date +%s)}
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 if [ ! -e "$here/site/ready" ]; then
@@ -44,7 +48,7 @@ export PYTHONPATH="$here/site:$here/code"
 exec "$python" -P -m benchmarks.quarter_hour --packed "$here" "$@"
 """
 
-_NAMES = {"run.sh", "commit", "code", "images.tar.xz", "table.tar.xz", "wheels", "site"}
+_NAMES = {"run.sh", "commit", "code", "images.tar.xz", "table.tar.xz", "wheels", "measured", "site"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Packing:
       data: folder of the images, with ``stack1``.
       table: of this machine, with the training that is not finished.
       cells: folders of the finished cells, which need not be trained.
+      measured: folder of earlier measurements, which tell how many cells to train at once.
       machine: file with a line for each package that the other machine has, as ``pip freeze`` prints them.
       python: version of its Python, such as "3.12".
     """
@@ -62,6 +67,7 @@ class Packing:
     data: Path
     table: TableFolder
     cells: list[Path]
+    measured: Path
     machine: Path
     python: str
 
@@ -90,6 +96,7 @@ class Packing:
             _copy(ROOT / name, folder / "code" / name)
         images = [path for path in sorted((self.data / "stack1").rglob("*")) if path.is_file()]
         (folder / "images.tar.xz").write_bytes(parts.archive(parts.named(images, self.data), "xz"))
+        _copy(self.measured, folder / "measured")
         self.fetch_wheels(folder / "wheels")
         (folder / "table.tar.xz").write_bytes(parts.archive(self.table_files(tell), "xz"))
         sizes = {path.name: _size(path) for path in sorted(folder.iterdir())}
@@ -162,7 +169,7 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
+    elif source.exists():
         shutil.copyfile(source, target)
 
 

@@ -9,6 +9,7 @@ program's text is left beside RESULT, as ``program.txt.gz``.
 
 import gzip
 import json
+import re
 import sys
 import tempfile
 import time
@@ -31,17 +32,17 @@ SECONDS, CALLS = 1.0, 3
 
 
 class Kernel(NamedTuple):
-    """All runs of one kernel.
+    """All launches of one kernel, or of those that carry out one instruction together.
 
     Attributes:
       name: of the kernel, or of the instruction of XLA's program that it carries out, if the profiler knows it.
       seconds: together.
-      runs: how often.
+      launches: how often.
     """
 
     name: str
     seconds: float
-    runs: int
+    launches: int
 
 
 def kernels(data: Any) -> list[Kernel]:
@@ -56,12 +57,14 @@ def kernels(data: Any) -> list[Kernel]:
         each = found.setdefault(name, [0, 0])
         each[0] += nanoseconds
         each[1] += 1
-    every = [Kernel(name, 1e-9 * total, runs) for name, (total, runs) in found.items()]
+    every = [Kernel(name, 1e-9 * total, launches) for name, (total, launches) in found.items()]
     return sorted(every, key=lambda kernel: -kernel.seconds)
 
 
 def _events(data: Any) -> Iterator[tuple[str, int]]:
     planes = list(data.planes)
+    if jax.default_backend() != "cpu":
+        planes = [plane for plane in planes if plane.name.startswith("/device:")]
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
     for plane in devices or planes:
         for line in plane.lines:
@@ -69,12 +72,13 @@ def _events(data: Any) -> Iterator[tuple[str, int]]:
             if not devices or line.name.startswith("Stream"):
                 for event in line.events:
                     operation = dict(event.stats).get("hlo_op")
-                    if devices or operation:
+                    # copies between host and device belong to no step
+                    if operation or (devices and not re.match("Memcpy(HtoD|H2D|DtoH|D2H)", event.name)):
                         yield str(operation or event.name), event.duration_ns
 
 
 def as_table(found: Iterable[Kernel], steps: int, program: Program) -> list[dict[str, Any]]:
-    """Return the longest kernels: their share of the time of all; seconds, runs and counted bytes a step."""
+    """Return the longest kernels: their share of the time of all; seconds, launches, counted bytes a step."""
     every = list(found)
     total = sum(kernel.seconds for kernel in every)
     return [
@@ -82,8 +86,9 @@ def as_table(found: Iterable[Kernel], steps: int, program: Program) -> list[dict
             "name": kernel.name,
             "share": kernel.seconds / total,
             "seconds_a_step": kernel.seconds / steps,
-            "runs_a_step": kernel.runs / steps,
-            "bytes_a_run": program.bytes_moved_by(kernel.name),
+            "launches_a_step": kernel.launches / steps,
+            # an instruction is carried out once a step
+            "counted_bytes": program.bytes_moved_by(kernel.name),
         }
         for kernel in every[:LONGEST]
     ]
@@ -131,15 +136,16 @@ def main() -> None:
     write(counted={"bytes_moved": traffic.bytes_moved, "kernels": traffic.kernels})
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            run(CALLS)
+            seconds = timed(CALLS)
         (file,) = Path(folder).rglob("*.xplane.pb")
         found = kernels(jax.profiler.ProfileData.from_file(str(file)))
     steps = CALLS * mapped.steps_per_call
     if not found:
-        sys.exit("The profile has no kernel of a device.")
+        sys.exit("The profile has no kernel: the profiler of this device did not start.")
     write(
+        profiled_step=seconds / steps,
         kernels=as_table(found, steps, program),
-        kernels_a_step=sum(kernel.runs for kernel in found) / steps,
+        kernels_a_step=sum(kernel.launches for kernel in found) / steps,
         kernel_seconds_a_step=sum(kernel.seconds for kernel in found) / steps,
     )
     longest = [f"{100 * each['share']:5.1f} %  {each['name']}" for each in result["kernels"]]

@@ -6,21 +6,24 @@ while the step still runs: whatever ends this program, what was found is there.
 
 import contextlib
 import json
-import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parents import ends_with_parent
 from benchmarks.quarter_hour import parts
+from benchmarks.quarter_hour.measurements import read_measurements
 from benchmarks.quarter_hour.sizes import Size
 from benchmarks.quarter_hour.table import SAVE_SECONDS, Table, unfinished_cells
+from fbunet_jax.doctor.machine import examine_devices
 from fbunet_jax.errors import UserError
 from fbunet_jax.files import write_atomically
 from fbunet_jax.reproduction.cells import place_of, read_cells
@@ -36,12 +39,18 @@ STEPS = ("golden", "speed", "profile", "together", "table")
 PACKING_SECONDS = 10.0
 """In which everything is put into the output folder at the end."""
 
-CROPS = 192
-"""In an epoch of the table."""
+ENDING_SECONDS = 20.0
+"""In which a comparison that has reached its limit ends."""
 
 LOG_BYTES = 2_000_000
-WEIGHT_BYTES = 8_000_000
-"""Of the log's end, and of the weights of finished cells, that are brought back."""
+WEIGHT_BYTES, ALL_BYTES = 13_000_000, 64_000_000
+"""Of the log's end, of the weights of finished cells, and of all together, that are brought back."""
+
+MOST_PARTS = 4
+"""Of an unfinished training."""
+
+RESULT, EARLIER = "result.json", "earlier.json"
+"""Files of a step in the folder that is kept."""
 
 RESULTS, LOG, CELLS, PROGRAM, UNFINISHED = (
     "quarter_hour.json",
@@ -50,7 +59,7 @@ RESULTS, LOG, CELLS, PROGRAM, UNFINISHED = (
     "program.txt.gz",
     "unfinished.tar",
 )
-"""Files of the output folder: at most eight, because an unfinished training is four parts at the most."""
+"""Files of the output folder: at most eight, with the parts of an unfinished training."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,14 @@ class Step:
     Attributes:
       least: seconds without which it is not started.
       most: seconds after which it is stopped.
-      command: of Python; the file of the result follows.
+      command: of Python, given the seconds that it may take; the file of the result follows.
       compiled: folder, in the one that is kept, of the programs that it compiles.
       compiles: begins with an empty one, because it measures how long that takes.
     """
 
     least: float
     most: float
-    command: Sequence[str]
+    command: Callable[[float], Sequence[str]]
     compiled: str = "compiled"
     compiles: bool = False
 
@@ -81,12 +90,22 @@ def processes(name: str, size: Size) -> dict[str, Step]:
     """
     speed = ["benchmarks.speed", "--contenders", "ours", "torch", "torch-compile", "--precisions", "mixed"]
     speed += ["--batch", *map(str, size.batches), "--size", str(size.side), "--widths", *map(str, size.widths)]
-    speed += ["--repeats", str(size.repeats), "--seconds", str(size.speed_seconds), "--out"]
+    speed += ["--repeats", str(size.repeats), "--seconds"]
+
+    def module(step: str) -> Callable[[float], Sequence[str]]:
+        return lambda seconds: [f"benchmarks.quarter_hour.{step}", name]
+
     return {
-        "golden": Step(15, 120, ["benchmarks.quarter_hour.golden", name]),
-        "speed": Step(60, size.speed_seconds + 30, speed, "compiled-speed", compiles=True),
-        "profile": Step(30, 120, ["benchmarks.quarter_hour.profile", name], "compiled-speed"),
-        "together": Step(60, 240, ["benchmarks.quarter_hour.together", name]),
+        "golden": Step(15, 120, module("golden")),
+        "speed": Step(
+            size.least_speed_seconds,
+            size.speed_seconds + ENDING_SECONDS,
+            lambda seconds: [*speed, str(seconds - ENDING_SECONDS), "--out"],
+            "compiled-speed",
+            compiles=True,
+        ),
+        "profile": Step(30, 120, module("profile"), "compiled-speed"),
+        "together": Step(60, 240, module("together")),
     }
 
 
@@ -103,7 +122,10 @@ class QuarterHour:
       commit: of the program.
       until: when all is to be over (`time.monotonic`).
       tell: called with a line about each step.
+      at_once: cells that are trained at once; as many as were found fastest by default.
+      measured: folder of earlier measurements, for how many that is where it is not measured now.
       stops: a signal has come.
+      results: content of ``quarter_hour.json``.
     """
 
     name: str
@@ -114,6 +136,8 @@ class QuarterHour:
     commit: str
     until: float
     tell: Callable[[str], None]
+    at_once: int | None = None
+    measured: Path | None = None
     stops: bool = False
     results: dict[str, Any] = field(default_factory=dict)
 
@@ -126,8 +150,10 @@ class QuarterHour:
         """Run the steps; one that has its result from an earlier call is not run again."""
         for handled in (signal.SIGTERM, signal.SIGINT):
             signal.signal(handled, self._stop)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.work.mkdir(parents=True, exist_ok=True)
+        for folder in (self.out, self.work):
+            folder.mkdir(parents=True, exist_ok=True)
+        for left_behind in self.out.glob(f".{RESULTS}.*"):
+            left_behind.unlink()
         self.results = self._earlier()
         try:
             steps = processes(self.name, self.size)
@@ -135,7 +161,7 @@ class QuarterHour:
                 if name == "table":
                     self._guarded(name, self._train)
                 elif self.results["steps"].get(name, {}).get("status") == "done":
-                    self.tell(f"{name}: measured before, by the same program.")
+                    self.tell(f"{name}: measured before, by the same program on this machine.")
                 else:
                     self._guarded(name, lambda name=name: self._measure(name, steps[name]))
         finally:
@@ -150,12 +176,13 @@ class QuarterHour:
         return -1.0 if self.stops else self.until - PACKING_SECONDS - time.monotonic()
 
     def _earlier(self) -> dict[str, Any]:
-        """Return the results of an earlier call of the same program at the same size, or none."""
-        fresh = {"format": FORMAT, "size": self.name, "commit": self.commit}
+        """Return the results of an earlier call of the same program here, at the same size, or none."""
+        fresh = {"format": FORMAT, "size": self.name, "commit": self.commit, "machine": platform.node()}
         with contextlib.suppress(OSError, ValueError):
             found = json.loads((self.work / RESULTS).read_text(encoding="utf-8"))
             if fresh.items() <= found.items():
-                return found
+                return {**found, "unfinished": {}}
+        shutil.rmtree(self.work / "steps", ignore_errors=True)
         return {**fresh, "date": today(), "steps": {}, "unfinished": {}}
 
     def _guarded(self, name: str, call: Callable[[], None]) -> None:
@@ -165,23 +192,21 @@ class QuarterHour:
             call()
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self._note(name, status="failed", reason=reason, seconds=round(time.monotonic() - began, 1))
+            self._note(name, "failed", reason=reason, seconds=round(time.monotonic() - began, 1))
             self.tell(f"{name} has failed: {reason}")
 
-    def _note(self, step: str, **fields: Any) -> None:
+    def _note(self, step: str, status: str, **fields: Any) -> None:
         """Write what is known of a step, with its result as far as there is one."""
-        with contextlib.suppress(OSError, ValueError):
-            fields["result"] = json.loads(self._result(step).read_text(encoding="utf-8"))
-        self.results["steps"][step] = fields
+        for path in (self._file(step, RESULT), self._file(step, EARLIER)):
+            with contextlib.suppress(OSError, ValueError):
+                fields = {"result": json.loads(path.read_text(encoding="utf-8")), **fields}
+        self.results["steps"][step] = {"status": status, **fields}
         text = json.dumps(self.results, indent=1) + "\n"
         for folder in (self.out, self.work):
             write_atomically(folder / RESULTS, text)
 
-    def _result(self, step: str) -> Path:
-        return self.work / step / "result.json"
-
-    def _log(self, step: str) -> Path:
-        return self.work / step / "log.txt"
+    def _file(self, step: str, name: str) -> Path:
+        return self.work / "steps" / step / name
 
     def _environment(self, compiled: str) -> dict[str, str]:
         """Return the environment of a process; what one step or cell has compiled, the next ones read."""
@@ -203,56 +228,69 @@ class QuarterHour:
         if left < step.least:
             short = f"{max(0, left):.0f} s are left, and it takes {step.least:.0f} or more"
             reason = "a signal has come" if self.stops else short
-            self._note(name, status="skipped", reason=reason)
+            self._note(name, "skipped", reason=reason)
             self.tell(f"{name} is skipped: {reason}.")
             return
-        result, log = self._result(name), self._log(name)
-        result.parent.mkdir(exist_ok=True)
-        result.unlink(missing_ok=True)
+        result, log = self._file(name, RESULT), self._file(name, "log.txt")
+        result.parent.mkdir(parents=True, exist_ok=True)
+        if result.exists():  # of a step that was cut: better than nothing
+            result.replace(self._file(name, EARLIER))
         if step.compiles:
             shutil.rmtree(self.work / step.compiled, ignore_errors=True)
-        self.tell(f"{name}, {min(left, step.most):.0f} s at most.")
+        most = min(left, step.most)
+        self.tell(f"{name}, {most:.0f} s at most.")
         began = time.monotonic()
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", *step.command, str(result.absolute())],
+                [sys.executable, "-P", "-m", *step.command(most), str(result.absolute())],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 env=self._environment(step.compiled),
                 start_new_session=True,  # its own processes end with it
+                preexec_fn=ends_with_parent(signal.SIGKILL),
             )
             try:
                 shown = None
-                while process.poll() is None and self._left() > 0 and time.monotonic() < began + step.most:
+                while process.poll() is None and self._left() > 0 and time.monotonic() < began + most:
                     time.sleep(0.2)
                     changed = result.stat().st_mtime_ns if result.exists() else None
                     if changed != shown:
                         shown = changed
-                        self._note(name, status="cut", reason="this program was ended")
+                        self._note(name, "cut", reason="this program was ended")
             finally:
                 code = process.poll()
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end_group(process)
         seconds = round(time.monotonic() - began, 1)
+        self._bring_program()
         if code == 0:
-            self._note(name, status="done", seconds=seconds)
+            self._file(name, EARLIER).unlink(missing_ok=True)
+            self._note(name, "done", seconds=seconds)
             self.tell(f"{name}: done in {seconds:.0f} s.")
             return
         reason = "the time was over" if code is None else f"exit code {code}: {_last_line(log)}"
-        self._note(name, status="cut" if code is None else "failed", reason=reason, seconds=seconds)
+        self._note(name, "cut" if code is None else "failed", reason=reason, seconds=seconds)
         self.tell(f"{name} has no whole result, after {seconds:.0f} s: {reason}")
 
     def _train(self) -> None:
         """Fill the table."""
         found = {name: step["result"] for name, step in self.results["steps"].items() if step.get("result")}
-        rates = {int(number): rate for number, rate in found.get("together", {}).get("images_per_second", {}).items()}
-        at_once = max(rates, key=lambda number: rates[number], default=1)
-        # each of those that run side by side gets its share
-        guess = self.size.epochs * CROPS * at_once / rates[at_once] if rates else math.inf
-        device = next((found[name]["device"] for name in ("golden", "profile", "together") if name in found), "")
-        (self.work / "table").mkdir(exist_ok=True)
+        until = self.until - PACKING_SECONDS - SAVE_SECONDS
+        reason = ""
+        if self.stops or until - time.monotonic() < self.size.start_seconds:
+            reason = "a signal has come" if self.stops else "too little time is left for a first step"
+        elif not found.get("golden", {}).get("passes", True):
+            reason = "the golden weights have failed, so that nothing that is trained here could be trusted"
+        if reason:
+            self._note("table", "skipped", reason=reason)
+            self.tell(f"table is skipped: {reason}.")
+            return
+        device = self._device(found)
+        rates = self._rates(found, device)
+        at_once = self.at_once or max(rates, key=lambda number: rates[number], default=1)
+        log = self._file("table", "log.txt")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.table.path.mkdir(exist_ok=True)
         table = Table(
             self.table,
             self.data,
@@ -260,60 +298,87 @@ class QuarterHour:
             self.commit,
             device,
             at_once,
-            guess,
-            self._log("table"),
+            rates,
+            log,
             lambda line: self.tell(f"table: {line}"),
-            self._pack_cells,
+            self._bring_cells,
             start_seconds=self.size.start_seconds,
             environment=self._environment("compiled"),
         )
-        until = self.until - PACKING_SECONDS - SAVE_SECONDS
-        if self.stops or until - time.monotonic() < self.size.start_seconds:
-            self._note("table", status="skipped", reason="no time is left")
-            self.tell("table is skipped: no time is left.")
-            return
         before = {place_of(cell) for cell in read_cells(self.table.cells)}
         table.train(until, lambda: self.stops)
         new = [place_of(cell) for cell in read_cells(self.table.cells) if place_of(cell) not in before]
-        self._note("table", status="done", at_once=at_once, finished=[str(place) for place in new])
+        self._note("table", "done", at_once=at_once, finished=[str(place) for place in new])
 
-    def _pack_cells(self) -> None:
+    def _device(self, found: Mapping[str, Any]) -> str:
+        """Return the kind of the device, as the results have it or else as JAX answers."""
+        for name in ("golden", "profile", "together"):
+            if name in found:
+                return found[name]["device"]
+        devices = examine_devices().values.get("devices") or [{"kind": ""}]
+        return devices[0]["kind"]
+
+    def _rates(self, found: Mapping[str, Any], device: str) -> dict[int, float]:
+        """Return images a second by the number of trainings at once, measured now or else before on such a device."""
+        result = found.get("together")
+        if result is None and self.measured and self.measured.is_dir():
+            earlier = read_measurements(self.measured).get(device, {})
+            result = earlier["together"].result if "together" in earlier else None
+        return {int(number): rate for number, rate in (result or {}).get("images_per_second", {}).items()}
+
+    def _bring_cells(self, most: int = WEIGHT_BYTES) -> None:
         """Bring back the cells, and the weights of the latest of them that are small enough together."""
         files: dict[str, Path | bytes] = {}
         weights = 0
         for path in sorted(self.table.cells.glob("*.json"), key=lambda path: -path.stat().st_mtime):
             files[path.name] = path
             arrays = path.with_suffix(".npz")
-            if arrays.exists() and weights + arrays.stat().st_size <= WEIGHT_BYTES:
-                weights += arrays.stat().st_size
+            size = arrays.stat().st_size if arrays.exists() else 0
+            if size and weights + size <= most:
+                weights += size
                 files[arrays.name] = arrays
+            elif size:
+                self.tell(f"The weights {arrays} are not brought back: those of later cells leave no room.")
         if files:
             write_atomically(self.out / CELLS, parts.archive(files, "gz"))
 
-    def _pack(self) -> None:
-        """Bring back everything that is not there yet."""
-        self._pack_cells()
-        program = self.work / "profile" / PROGRAM
+    def _bring_program(self) -> None:
+        program = self._file("profile", PROGRAM)
         if program.exists():
             write_atomically(self.out / PROGRAM, program.read_bytes())
-        logs = [f"== {name}\n{_tail(self._log(name))}" for name in STEPS if self._log(name).exists()]
-        write_atomically(self.out / LOG, "\n".join(logs))
+
+    def _pack(self) -> None:
+        """Bring back what is not there yet."""
         for path in self.out.glob(f"{UNFINISHED}.*"):
             path.unlink()
-        begun = unfinished_cells(self.table)
-        about = {}
+        logs = [f"== {name}\n{_tail(self._file(name, 'log.txt'))}" for name in STEPS]
+        write_atomically(self.out / LOG, "\n".join(logs))
+        begun, size = unfinished_cells(self.table), 0
         if begun:
             data = parts.archive(parts.named(parts.training_files(self.table, begun[0]), self.table.path))
-            about = {"place": str(begun[0]), **parts.split(data, self.out, UNFINISHED)}
-            self.tell(f"{begun[0]} is not finished; its {len(data) / 1e6:.0f} MB are brought back.")
+            size = len(data)
+            if size > MOST_PARTS * parts.PART_BYTES:
+                self.tell(f"{begun[0]} is not finished, and with {size / 1e6:.0f} MB stays in {self.table.path}.")
+            else:
+                self.results["unfinished"] = {"place": str(begun[0]), **parts.split(data, self.out, UNFINISHED)}
+                self.tell(f"{begun[0]} is not finished; its {size / 1e6:.0f} MB are brought back.")
         for place in begun[1:]:
             self.tell(f"{place} is not finished either; it stays in {self.table.path}.")
-        self.results["unfinished"] = about
-        self._note("packing", status="done")
+        self._note("packing", "done")
+        self._bring_cells(min(WEIGHT_BYTES, ALL_BYTES - LOG_BYTES - size))
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its own ones: a compiled program that is being written is finished first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1 if number == signal.SIGTERM else None)
 
 
 def _tail(path: Path) -> str:
-    return path.read_bytes()[-LOG_BYTES:].decode("utf-8", errors="replace")
+    return path.read_bytes()[-LOG_BYTES // 5 :].decode("utf-8", errors="replace") if path.exists() else ""
 
 
 def _last_line(path: Path) -> str:

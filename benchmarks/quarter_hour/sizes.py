@@ -16,6 +16,7 @@ class Size:
       batches: crops in a step; the first is measured first, profiled, and trained with.
       repeats: measurements of each contender.
       speed_seconds: that the comparison with other frameworks may take.
+      least_speed_seconds: without which it is not started.
       together_seconds: that each number of trainings at once is measured.
       golden_side: of the images of the golden weights, in pixels.
       epochs: of a cell of the table.
@@ -28,6 +29,7 @@ class Size:
     batches: tuple[int, ...]
     repeats: int
     speed_seconds: float
+    least_speed_seconds: float
     together_seconds: float
     golden_side: int
     epochs: int
@@ -40,14 +42,15 @@ class Size:
 
 
 SIZES = {
-    "full": Size((8, 16, 32, 64, 128), 256, (16, 64), 3, 240, 20, 64, 1500, 75, ()),
+    "full": Size((8, 16, 32, 64, 128), 256, (16, 64), 3, 240, 100, 20, 64, 1500, 75, ()),
     # for images of 128 x 128 pixels
     "small": Size(
         (2, 4),
         32,
         (2, 4),
         2,
-        60,
+        90,
+        30,
         1,
         32,
         40,

@@ -4,6 +4,7 @@ Each is a process of ``fbunet reproduce``, which saves and stops on SIGTERM and 
 """
 
 import contextlib
+import math
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.parents import ends_with_parent
+from benchmarks.quarter_hour.schedule import Running, Waiting, decide, share
 from benchmarks.quarter_hour.sizes import Size
 from fbunet_jax.cli import EXIT_INTERRUPTED
 from fbunet_jax.reproduction.cells import place_of, read_cells
@@ -30,6 +33,9 @@ RATE_SECONDS = 5.0, 30.0
 
 END_SECONDS = 20.0
 """Of the evaluation after the last step."""
+
+CROPS = 192
+"""In an epoch."""
 
 MOST_FAILURES = 3
 """One after the other, after which all are expected to fail."""
@@ -59,41 +65,6 @@ def unfinished_cells(folder: TableFolder) -> list[Place]:
     return sorted(begun, key=lambda place: -recorded(folder, place)[0])
 
 
-def choose(
-    waiting: Sequence[Place], needed: Mapping[Place, float], remaining: Sequence[float], left: float, start: float
-) -> Place | None:
-    """Return the cell to start now, or None.
-
-    Args:
-      waiting: the cells that do not run, in the order in which they are wanted.
-      needed: seconds that each takes, infinity where nothing is known.
-      remaining: seconds that each of those that run still takes, likewise.
-      left: seconds.
-      start: seconds until a cell's first step.
-
-    Returns:
-      The first that will be finished. If there is none, and none of those that run will be left unfinished, the first
-      of all, as long as it gets to its first step.
-    """
-    for place in waiting:
-        if needed[place] <= left:
-            return place
-    if waiting and left > start and all(each <= left for each in remaining):
-        return waiting[0]
-    return None
-
-
-def surplus(remaining: Mapping[Place, float], left: float) -> Place | None:
-    """Return the cell to stop, if more than one of those that run cannot be finished: the one that is furthest from it.
-
-    Args:
-      remaining: seconds that each still takes, without those of which it is not known yet.
-      left: seconds.
-    """
-    late = [place for place, seconds in remaining.items() if seconds > left]
-    return max(late, key=lambda place: remaining[place]) if len(late) > 1 else None
-
-
 @dataclass
 class Training:
     """A cell under way.
@@ -103,7 +74,10 @@ class Training:
       process: that trains it.
       began: when that was started (`time.monotonic`).
       first_step: that it had when it was started.
-      seen: times at which it was looked at, and its step then, of the latest seconds.
+      seen: times at which it was looked at, and its step then: of the latest seconds, and of those in which the same
+        others run beside it.
+      has_run: its first step has been seen.
+      is_stopped: it was told to stop.
     """
 
     place: Place
@@ -111,6 +85,8 @@ class Training:
     began: float
     first_step: int
     seen: deque[tuple[float, int]] = field(default_factory=deque)
+    has_run: bool = False
+    is_stopped: bool = False
 
     def look(self, step: int) -> None:
         """Take note of its step."""
@@ -139,7 +115,8 @@ class Table:
       commit: of the program, for the cells.
       device: its kind, as JAX names it; finished cells of others say nothing about the time that one takes.
       at_once: how many run side by side.
-      guess: seconds that a training takes of which nothing else is known.
+      rates: images a second of trainings of feedback-convlstm, all together, by how many run at once, as far as it
+        was measured.
       log: file for what they print.
       tell: called with a line about each cell.
       finished: called after each cell.
@@ -154,7 +131,7 @@ class Table:
     commit: str
     device: str
     at_once: int
-    guess: float
+    rates: Mapping[int, float]
     log: Path
     tell: Callable[[str], None]
     finished: Callable[[], None]
@@ -183,27 +160,32 @@ class Table:
 
     def _look(self) -> None:
         for training in self.running:
-            seen_before = bool(training.seen)
             training.look(self._step(training.place))
-            if training.seen and not seen_before:
+            if training.seen and not training.has_run:
+                training.has_run = True
                 self.start_seconds = time.monotonic() - training.began
 
     def _fill(self, left: float) -> None:
         """Start what there is room and time for, or stop one of those that run too long."""
-        remaining = {training.place: self._remaining(training) for training in self.running}
-        known = {training.place: remaining[training.place] for training in self.running if training.rate}
-        if place := surplus(known, left):
-            self.tell(f"{place} is stopped, because more than one would be left unfinished.")
-            self.given_up.add(place)
-            self._stop([training for training in self.running if training.place == place])
-        elif len(self.running) < self.at_once and self.failures < MOST_FAILURES:
-            taken = {*remaining, *self.given_up, *self._done()}
-            waiting = [
-                place for place in dict.fromkeys([*unfinished_cells(self.folder), *places()]) if place not in taken
-            ]
-            needed = self._needed(waiting)
-            if place := choose(waiting, needed, list(remaining.values()), left, self.start_seconds):
-                self._start(place)
+        if self.failures >= MOST_FAILURES:
+            return
+        running = [Running(each.place, self._remaining(each), each.rate is not None) for each in self.running]
+        taken = {*(each.place for each in running), *self.given_up, *self._done()}
+        begun = unfinished_cells(self.folder)
+        wanted = [place for place in dict.fromkeys([*begun, *places()]) if place not in taken]
+        alone = self._alone(wanted)
+        waiting = [Waiting(place, alone[place], self._fixed, place in begun) for place in wanted]
+        decision = decide(running, waiting, left, self.start_seconds, self.at_once, self.rates)
+        if not decision:
+            return
+        if decision.starts:
+            self._start(decision.place)
+        else:
+            self.tell(f"{decision.place} is stopped, because more than one would be left unfinished.")
+            self._stop([training for training in self.running if training.place == decision.place])
+            self._collect()
+        for training in self.running:  # others run beside them now
+            training.seen.clear()
 
     def _start(self, place: Place) -> None:
         command = [sys.executable, "-P", "-m", "fbunet_jax.cli", "reproduce", "--table", "1"]
@@ -218,6 +200,8 @@ class Table:
                 stdout=log,
                 stderr=log,
                 env={**self.environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                start_new_session=True,  # a Ctrl-C in a terminal comes once, from here
+                preexec_fn=ends_with_parent(signal.SIGTERM),
             )
         self.running.append(Training(place, process, time.monotonic(), step))
 
@@ -229,20 +213,25 @@ class Table:
         done = self._done()
         for training in ended:
             self.running.remove(training)
-            if training.place in done:
+            place, code, step = training.place, training.process.returncode, self._step(training.place)
+            if place in done:
                 self.failures = 0
-                self.tell(f"{training.place} is finished.")
+                self.tell(f"{place} is finished.")
                 self.finished()
+            elif training.is_stopped:
+                self.tell(f"{place} is stopped; {step} steps are recorded.")
             else:
-                self.given_up.add(training.place)
-                code, step = training.process.returncode, self._step(training.place)
-                how = "is saved" if code == EXIT_INTERRUPTED else "has failed"
-                self.failures += code not in (EXIT_INTERRUPTED, -signal.SIGKILL)
-                self.tell(f"{training.place} {how}, with exit code {code}; {step} steps are recorded.")
+                self.given_up.add(place)
+                # with 0 it is left to another process, which trains it
+                self.failures += code not in (0, EXIT_INTERRUPTED)
+                self.tell(f"{place} has ended with exit code {code} and is not finished; {step} steps are recorded.")
+        for training in self.running:
+            training.seen.clear()
 
     def _stop(self, trainings: Sequence[Training]) -> None:
         """Let processes save and stop."""
         for training in trainings:
+            training.is_stopped = True
             training.process.send_signal(signal.SIGTERM)
         until = time.monotonic() + SAVE_SECONDS
         for training in trainings:
@@ -260,23 +249,35 @@ class Table:
         step, epoch = recorded(self.folder, place)
         return step, epoch / self.size.epochs
 
+    @property
+    def _fixed(self) -> float:
+        return self.start_seconds + END_SECONDS
+
     def _remaining(self, training: Training) -> float:
         """Return how many seconds a cell that runs still takes, by its rate or else by what is known of its method."""
         step, part = self._progress(training.place)
         if training.rate and part:
             return (step / part - step) / training.rate + END_SECONDS
-        return self._needed([training.place])[training.place] - (time.monotonic() - training.began)
+        alone = self._alone([training.place])[training.place] / share(self.rates, len(self.running))
+        start = 0.0 if training.has_run else max(0.0, self.start_seconds - (time.monotonic() - training.began))
+        return start + alone + END_SECONDS
 
-    def _needed(self, wanted: Sequence[Place]) -> dict[Place, float]:
-        """Return how many seconds cells that do not run take: by finished ones of their method, by those that run."""
+    def _alone(self, wanted: Sequence[Place]) -> dict[Place, float]:
+        """Return the seconds of training that cells still take with nothing beside them, infinity if nothing is known.
+
+        They are those of finished cells of the same method, of cells that run, or of feedback-convlstm as it was
+        measured, which few methods exceed.
+        """
         known: dict[str, list[float]] = {}
         for cell in read_cells(self.folder.cells):
             if self.device in cell["processes"][-1]["devices"]:
-                known.setdefault(cell["method"], []).append(cell["seconds"])
+                beside = share(self.rates, self.at_once)
+                known.setdefault(cell["method"], []).append(cell["seconds"] * beside)
         for training in self.running:
             step, part = self._progress(training.place)
             if training.rate and part:
-                known.setdefault(training.place.method, []).append(step / part / training.rate)
-        trained = {place: max(known.get(place.method, [self.guess])) for place in wanted}
-        fixed = self.start_seconds + END_SECONDS
-        return {place: fixed + (1 - self._progress(place)[1]) * seconds for place, seconds in trained.items()}
+                beside = share(self.rates, len(self.running))
+                known.setdefault(training.place.method, []).append(step / part / training.rate * beside)
+        guess = self.size.epochs * CROPS / self.rates[min(self.rates)] if self.rates else math.inf
+        trained = {place: max(known.get(place.method, [guess])) for place in wanted}
+        return {place: (1 - self._progress(place)[1]) * seconds for place, seconds in trained.items()}

@@ -88,7 +88,9 @@ def test_from_packing_to_harvest_over_an_interruption(rehearsal):
     """One training is cut off, carried home and away again, and ends as one that was never interrupted."""
     rehearsal.pack("packed")
     process = rehearsal.away("packed", "first", 15)
-    metrics = rehearsal.folder / "first" / "quarter-hour" / "table" / "runs" / "unet-seed0" / "fold_0" / "metrics.jsonl"
+    metrics = (
+        rehearsal.folder / "first" / "quarter-hour-small" / "table" / "runs" / "unet-seed0" / "fold_0" / "metrics.jsonl"
+    )
     while last_epoch(metrics) < 13 and process.poll() is None:  # one validation after the first is behind it
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
@@ -156,7 +158,7 @@ def test_a_broken_step_does_not_take_the_others_with_it(rehearsal, broken):
     for step in broken:
         path, text = BROKEN[step]
         (rehearsal.folder / f"packed-{name}" / "code" / path).write_text(f"{text}\n")
-    process = rehearsal.away(f"packed-{name}", name, 5)
+    process = rehearsal.away(f"packed-{name}", name, 4)
     text = process.communicate()[0]
     assert process.returncode == 0, text
     results = rehearsal.results(name)
@@ -164,7 +166,6 @@ def test_a_broken_step_does_not_take_the_others_with_it(rehearsal, broken):
     # without speed's module none compares trainings either
     lost = {"speed": ("speed", "together"), "table": ()}.get(name, broken)
     assert {step for step, status in statuses.items() if status != "done"} == set(lost), text
-    finished = results["steps"]["table"]["finished"]
-    assert ("unet:0:0" in finished) == (name != "table"), text
+    assert bool(results["steps"]["table"]["finished"]) == (name != "table"), text
     if name == "table":
-        assert 3 <= text.count("has failed") < 3 + 4, "what fails again and again is given up"
+        assert 3 <= text.count("ended with exit code") < 3 + 4, "what fails again and again is given up"
