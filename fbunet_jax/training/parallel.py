@@ -79,7 +79,8 @@ class MappedTraining:
     On accelerators one call runs up to `steps_per_call` steps, so that the host never holds them up. On a CPU it runs
     one: XLA's loops make convolutions there about four times slower (0.25 against 0.85 s a step, JAX 0.10.2).
 
-    What differs between folds and seeds is an argument of the program: one that is kept on disk serves them all.
+    Class weights and keys are arguments of the program: one that is kept on disk serves all seeds, and all folds whose
+    images take as much room.
     """
 
     def __init__(
