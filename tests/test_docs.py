@@ -124,7 +124,7 @@ def test_every_option_that_is_mentioned_exists(capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit):
             main([command, "--help"])
     known = set(OPTION.findall(capsys.readouterr().out)) | {
-        f"--{field.name}" for field in dataclasses.fields(QuarterHourOptions)
+        f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(QuarterHourOptions)
     }
     assert "--training.batch-size" in known
     for text in TEXTS:
