@@ -12,8 +12,9 @@ import tyro
 
 from benchmarks.quarter_hour import parts
 from benchmarks.quarter_hour.pack import BEGAN, Packing
-from benchmarks.quarter_hour.run import STEPS, QuarterHour
+from benchmarks.quarter_hour.run import QuarterHour
 from benchmarks.quarter_hour.sizes import SIZES
+from benchmarks.quarter_hour.steps import STEPS
 from fbunet_jax.errors import ConfigError, UserError
 from fbunet_jax.reproduction.origin import commit
 from fbunet_jax.reproduction.reproduce import TableFolder

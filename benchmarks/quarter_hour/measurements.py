@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import speed
 from benchmarks.quarter_hour.sizes import SIZES
+from benchmarks.quarter_hour.steps import STEPS
 from fbunet_jax.errors import DataError
 from fbunet_jax.files import read_json
-
-STEPS = ("golden", "speed", "profile", "together")
 
 BEGIN, END = "<!-- measured: written by benchmarks.quarter_hour -->", "<!-- end of measured -->"
 """Around the part of performance.md that is written anew from all measurements."""

@@ -22,6 +22,7 @@ from benchmarks.parents import ends_with_parent
 from benchmarks.quarter_hour import parts
 from benchmarks.quarter_hour.measurements import read_measurements
 from benchmarks.quarter_hour.sizes import Size
+from benchmarks.quarter_hour.steps import STEPS, Step, end_group, processes
 from benchmarks.quarter_hour.table import SAVE_SECONDS, Table, unfinished_cells
 from fbunet_jax.doctor.machine import examine_devices
 from fbunet_jax.errors import UserError
@@ -33,14 +34,8 @@ from fbunet_jax.reproduction.reproduce import TableFolder
 FORMAT = 1
 """Version of ``quarter_hour.json``."""
 
-STEPS = ("golden", "speed", "profile", "together", "table")
-"""In this order."""
-
 PACKING_SECONDS = 10.0
 """In which everything is put into the output folder at the end."""
-
-ENDING_SECONDS = 20.0
-"""In which a comparison that has reached its limit ends."""
 
 LOG_BYTES = 2_000_000
 WEIGHT_BYTES, ALL_BYTES = 13_000_000, 64_000_000
@@ -60,53 +55,6 @@ RESULTS, LOG, CELLS, PROGRAM, UNFINISHED = (
     "unfinished.tar",
 )
 """Files of the output folder: at most eight, with the parts of an unfinished training."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step that is a process.
-
-    Attributes:
-      least: seconds without which it is not started.
-      most: seconds after which it is stopped.
-      command: of Python, given the seconds that it may take; the file of the result follows.
-      compiled: folder, in the one that is kept, of the programs that it compiles.
-      compiles: begins with an empty one, because it measures how long that takes.
-    """
-
-    least: float
-    most: float
-    command: Callable[[float], Sequence[str]]
-    compiled: str = "compiled"
-    compiles: bool = False
-
-
-def processes(name: str, size: Size) -> dict[str, Step]:
-    """Return the steps before the table.
-
-    Args:
-      name: of the size.
-      size: what it is.
-    """
-    speed = ["benchmarks.speed", "--contenders", "ours", "torch", "torch-compile", "--precisions", "mixed"]
-    speed += ["--batch", *map(str, size.batches), "--size", str(size.side), "--widths", *map(str, size.widths)]
-    speed += ["--repeats", str(size.repeats), "--seconds"]
-
-    def module(step: str) -> Callable[[float], Sequence[str]]:
-        return lambda seconds: [f"benchmarks.quarter_hour.{step}", name]
-
-    return {
-        "golden": Step(15, 120, module("golden")),
-        "speed": Step(
-            size.least_speed_seconds,
-            size.speed_seconds + ENDING_SECONDS,
-            lambda seconds: [*speed, str(seconds - ENDING_SECONDS), "--out"],
-            "compiled-speed",
-            compiles=True,
-        ),
-        "profile": Step(30, 120, module("profile"), "compiled-speed"),
-        "together": Step(60, 240, module("together")),
-    }
 
 
 @dataclass
@@ -260,7 +208,7 @@ class QuarterHour:
                         self._note(name, "cut", reason="this program was ended")
             finally:
                 code = process.poll()
-                _end_group(process)
+                end_group(process)
         seconds = round(time.monotonic() - began, 1)
         self._bring_program()
         if code == 0:
@@ -366,15 +314,6 @@ class QuarterHour:
             self.tell(f"{place} is not finished either; it stays in {self.table.path}.")
         self._note("packing", "done")
         self._bring_cells(min(WEIGHT_BYTES, ALL_BYTES - LOG_BYTES - size))
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its own ones: a compiled program that is being written is finished first."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1 if number == signal.SIGTERM else None)
 
 
 def _tail(path: Path) -> str:

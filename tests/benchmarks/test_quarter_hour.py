@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.quarter_hour import golden, harvest, measurements, parts, profile, run
-from benchmarks.quarter_hour.run import QuarterHour, Step
+from benchmarks.quarter_hour.run import QuarterHour
 from benchmarks.quarter_hour.schedule import Running, Waiting, decide, share
 from benchmarks.quarter_hour.sizes import SIZES
+from benchmarks.quarter_hour.steps import Step
 from benchmarks.quarter_hour.table import places, recorded
 from fbunet_jax.accelerators.hlo import Program
 from fbunet_jax.config import load_config
