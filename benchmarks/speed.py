@@ -25,7 +25,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.contender import SECONDS_A_MEASUREMENT, Task
-from benchmarks.parents import ends_with_parent
+from benchmarks.parents import tied
 from fbunet_jax.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,13 +86,12 @@ class Contestant:
         self.seconds: list[float] = []
         self._lines: queue.Queue[str] = queue.Queue()
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.contender", json.dumps(asdict(task))],
+            tied([python, "-m", "benchmarks.contender", json.dumps(asdict(task))], signal.SIGKILL),
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=ends_with_parent(signal.SIGKILL),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

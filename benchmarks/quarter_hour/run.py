@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parents import ends_with_parent
+from benchmarks.parents import tied
 from benchmarks.quarter_hour import parts
 from benchmarks.quarter_hour.measurements import read_measurements
 from benchmarks.quarter_hour.sizes import Size
@@ -190,13 +190,12 @@ class QuarterHour:
         began = time.monotonic()
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", *step.command(most), str(result.absolute())],
+                tied([sys.executable, "-P", "-m", *step.command(most), str(result.absolute())], signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 env=self._environment(step.compiled),
                 start_new_session=True,  # its own processes end with it
-                preexec_fn=ends_with_parent(signal.SIGKILL),
             )
             try:
                 shown = None

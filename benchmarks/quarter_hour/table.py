@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.parents import ends_with_parent
+from benchmarks.parents import tied
 from benchmarks.quarter_hour.schedule import Running, Waiting, decide, share
 from benchmarks.quarter_hour.sizes import Size
 from fbunet_jax.cli import EXIT_INTERRUPTED
@@ -195,13 +195,12 @@ class Table:
         self.tell(f"{place} {f'goes on at step {step}' if step else 'starts'}; {len(self.running) + 1} at once.")
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                command,
+                tied(command, signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**self.environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
                 start_new_session=True,  # a Ctrl-C in a terminal comes once, from here
-                preexec_fn=ends_with_parent(signal.SIGTERM),
             )
         self.running.append(Training(place, process, time.monotonic(), step))
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 import sys
 import time
 
@@ -74,3 +75,19 @@ def test_our_contender_runs_by_the_clock_and_says_what_it_is():
     assert result["device"] == "cpu"
     assert re.fullmatch(r"jax \d+\.\d+.*", result["version"])
     assert json.loads(json.dumps(result))["widths"] == [2, 3]
+
+
+def test_a_process_ends_with_the_one_that_has_started_it():
+    """Also where that was killed and could not see to it."""
+    inner = "import time; print('up', flush=True); time.sleep(600)"
+    outer = f"""
+import signal, subprocess, sys, time
+from benchmarks.parents import tied
+subprocess.Popen(tied([sys.executable, "-c", {inner!r}], signal.SIGKILL))
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    # the pipe ends when nobody is left who could write into it
+    assert process.communicate(timeout=60)[0] == ""
