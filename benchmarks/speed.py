@@ -191,7 +191,11 @@ def compare(tasks: Sequence[tuple[Task, str]], repeats: int, at_once: int, until
         for first in range(0, len(tasks), at_once):
             started = [Contestant(task, python) for task, python in tasks[first : first + at_once]]
             contestants += started
-            ready += [contestant for contestant in started if _succeeds(contestant.wait, compiled)]
+            for contestant in started:
+                if _succeeds(contestant.wait, compiled):
+                    ready.append(contestant)
+                else:  # nothing else runs while the others are measured
+                    contestant.kill()
         for _ in range(repeats):
             for contestant in list(ready):
                 contestant.ask()
@@ -262,10 +266,11 @@ def main() -> None:
     options = tyro.cli(Options)
     until = math.inf if options.seconds is None else time.monotonic() + options.seconds
     at_once = options.compile_at_once or max(1, (os.cpu_count() or 1) // CORES_A_COMPILATION)
-    contenders, results = installed(options), []
+    contenders, results, expected = installed(options), [], 0
     for batch, precision, task in itertools.product(options.batch, options.precisions, options.tasks):
         if time.monotonic() >= until:
             print(f"Skipped, because the time is over: {task}, {precision}, batch {batch}.", file=sys.stderr)
+            expected += len(contenders)
             continue
         tasks = [
             (Task(name, task, batch, options.size, precision, options.widths), python)
@@ -274,12 +279,15 @@ def main() -> None:
         # one that hangs does not take the time of those that follow
         limit = time.monotonic() + MOST_OF_THE_TIME * (until - time.monotonic())
         results += compare(tasks, options.repeats, at_once, limit)
+        expected += len(tasks)
         if options.out:
             write_atomically(Path(options.out), json.dumps(results, indent=1) + "\n")
     if not results:
         sys.exit("Nothing was measured.")
     print(f"{results[0]['device']}, {options.size} x {options.size} pixels")
     print(table(results))
+    if whole := sum(len(result["seconds_an_image"]) == options.repeats for result in results) - expected:
+        sys.exit(f"{-whole} of {expected} measurements are missing or not whole, for the reasons above.")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from filelock import FileLock, Timeout
 
 from benchmarks.quarter_hour import parts
 from benchmarks.quarter_hour.pack import BEGAN, Packing
@@ -20,6 +21,8 @@ from fbunet_jax.reproduction.origin import commit
 from fbunet_jax.reproduction.reproduce import TableFolder
 
 HERE = Path(__file__).resolve().parent
+
+MOST_MINUTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,11 @@ class Options:
 
 
 def main() -> int:
-    """Run what is wanted."""
+    """Run what is wanted.
+
+    Returns:
+      The exit code: 0, 1 if a step has failed, 2 for a user's mistake.
+    """
     options = tyro.cli(Options)
     try:
         if options.pack:
@@ -67,17 +74,15 @@ def main() -> int:
         elif options.harvest:
             from benchmarks.quarter_hour.harvest import harvest
 
-            harvest(
-                Path(options.harvest),
-                Path(options.docs),
-                TableFolder(Path(options.work) / "table"),
-                options.size,
-                _tell,
-            )
+            table = TableFolder(_work(options) / "table")
+            harvest(Path(options.harvest).expanduser(), Path(options.docs).expanduser(), table, options.size, _tell)
         else:
-            _run(options)
+            return _run(options)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"Error: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
     return 0
 
@@ -100,37 +105,50 @@ def _pack(options: Options) -> None:
     packing.write(Path(options.pack).expanduser(), _tell)
 
 
-def _run(options: Options) -> None:
+def _run(options: Options) -> int:
     # run.sh has begun before
     began = time.monotonic() - max(0.0, time.time() - float(os.environ.get(BEGAN, time.time())))
     if not options.minutes or not options.out:
         raise ConfigError("--minutes and --out are missing: how long, and the folder for the results.")
+    if not 0 < options.minutes < MOST_MINUTES:
+        raise ConfigError(f"--minutes {options.minutes}: expected a number above 0 and below {MOST_MINUTES:,}.")
     if options.at_once is not None and options.at_once < 1:
         raise ConfigError(f"--at-once {options.at_once}: expected a number of at least 1.")
     if not options.data and not options.packed:
         raise ConfigError("--data is missing: the folder of the Drosophila images, with stack1; or --packed.")
-    work, data, program, measured = _work(options), Path(options.data).expanduser(), "", Path(options.docs)
-    measured = measured / "results" / "accelerators"
+    work, data = _work(options), Path(options.data).expanduser()
+    program, measured = commit(), Path(options.docs).expanduser() / "results" / "accelerators"
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"Another call is running in {work}: wait for it, or give another --work.") from None
     if options.packed:
-        packed, data = Path(options.packed), work / "images"
+        packed, data = Path(options.packed).expanduser(), work / "images"
+        if not (packed / "commit").is_file():
+            raise ConfigError(f"--packed {packed} is not a folder that --pack has made.")
         program, measured = (packed / "commit").read_text(encoding="utf-8").strip(), packed / "measured"
         _unpack_once(packed / "images.tar.xz", data)
         if not _unpack_once(packed / "table.tar.xz", work / "table"):
             _tell(f"The table goes on as it is in {work / 'table'}, not as it was packed.")
     if not (data / "stack1").is_dir():
         raise ConfigError(f"--data {data} has no folder stack1: expected that of the Drosophila images.")
-    QuarterHour(
+    hour = QuarterHour(
         options.size,
         SIZES[options.size],
         Path(options.out).expanduser(),
         work,
         data.absolute(),
-        program or commit(),
+        program,
         began + 60 * options.minutes,
         _tell,
         options.at_once,
         measured,
-    ).run(options.steps)
+    )
+    with lock:
+        hour.run(options.steps)
+    return 1 if hour.has_failed else 0
 
 
 def _work(options: Options) -> Path:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quarter_hour import parts
-from benchmarks.quarter_hour.measurements import read_measurements, rewrite
-from benchmarks.quarter_hour.run import CELLS, FORMAT, RESULTS, UNFINISHED
+from benchmarks.quarter_hour.measurements import Measured, read_measurements, rewrite
+from benchmarks.quarter_hour.run import CELLS, FORMAT, RESULTS, UNFINISHED, Results
 from benchmarks.quarter_hour.table import recorded
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.files import create_once, read_json, write_atomically
-from fbunet_jax.reproduction.cells import differences, place_of, read_cell, read_cells
+from fbunet_jax.reproduction.cells import first_difference, place_of, read_cell, read_cells
 from fbunet_jax.reproduction.pages import write_table
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.reproduction.tables import TABLES
-from fbunet_jax.runs import Place, set_aside
+from fbunet_jax.runs import Place, compare, set_aside
 
 OWN_DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -36,7 +36,7 @@ def harvest(source: Path, docs: Path, table: TableFolder, size: str, tell: Calla
       UserError: the folder is not that of a run, of another size, damaged, or cannot be trusted; or a part of it could
         not be merged, and then the others are.
     """
-    results = read_json(source / RESULTS, dict[str, Any])
+    results = read_json(source / RESULTS, Results)
     if results.get("format") != FORMAT:
         raise RunError(f"{source / RESULTS} has format {results.get('format')!r}; this version reads format {FORMAT}.")
     if results["size"] != size:
@@ -61,16 +61,15 @@ def harvest(source: Path, docs: Path, table: TableFolder, size: str, tell: Calla
 
 
 def _check_golden(source: Path, step: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-    """Raise an error if the device was found wrong, or the check has failed; it may have been left out on purpose."""
-    if step["status"] == "skipped":
-        tell("The golden weights were not tried in this run.")
-    elif not step.get("result", {}).get("passes"):
-        found = step.get("result", {})
+    """Raise an error if the device was found wrong; say so if it was not found right."""
+    found = step.get("result")
+    if not found:
+        tell("The golden weights were not tried in this run: nobody knows that the device computes what it should.")
+    elif not found.get("passes"):
         differing = {name: found[name] for name in ("cpu_beside_golden", "device_beside_cpu") if name in found}
-        where, why = found.get("device", "the device"), differing or step.get("reason")
         raise RunError(
-            f"The golden weights have not passed on {where}: {why}. What was measured and trained there cannot be "
-            f"trusted, and is left in {source}."
+            f"The golden weights have not passed on {found.get('device', 'the device')}: {differing}. What was "
+            f"measured and trained there cannot be trusted, and is left in {source}."
         )
 
 
@@ -80,16 +79,17 @@ def _harvest_cells(source: Path, target: Path, table: TableFolder, tell: Callabl
         return
     with tempfile.TemporaryDirectory() as name:
         parts.unpack((source / CELLS).read_bytes(), Path(name))
-        brought = read_cells(Path(name))
-        for folder in (target / "cells", table.cells):
+        brought, folders = read_cells(Path(name)), (target / "cells", table.cells)
+        # before anything is written: a table never mixes settings or images
+        for folder in folders:
             for kept in read_cells(folder)[:1]:
-                # before anything is written: a table never mixes settings
                 for cell in brought:
-                    for setting, now, before in differences(cell["setting"], kept["setting"]):
+                    if difference := first_difference(kept, cell["setting"], cell["data"]):
                         raise RunError(
-                            f"The cells of {source} have {setting} = {now!r}, and those of {folder} {before!r}: they "
-                            "were left out."
+                            f"The cells of {source} were left out, because those of {folder} differ: {place_of(cell)} "
+                            f"has {difference} there."
                         )
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             for cell in brought:
                 path = Path(name) / f"{place_of(cell).stem}.json"
@@ -121,6 +121,8 @@ def _harvest_training(
             tell(f"{place}, at step {there}, is further here already.")
             return
         run, new = table.run(place), brought.run(place)
+        if run.config.exists():
+            compare(run, new.read_config(), new.read_dataset())
         run.path.mkdir(parents=True, exist_ok=True)
         for mine, its in ((run.config, new.config), (run.folds, new.folds), (run.dataset, new.dataset)):
             create_once(mine, its.read_text(encoding="utf-8"))  # other folds may be there
@@ -150,23 +152,34 @@ def _harvest_measurements(results: Mapping[str, Any], docs: Path, tell: Callable
     name = _device(measured)
     content = {**{key: results[key] for key in ("commit", "date", "size")}, "device": name, "measured": measured}
     text = json.dumps(content, indent=1) + "\n"
-    folder = _existing(docs / "results" / "accelerators")
+    folder, page = docs / "results" / "accelerators", docs / "performance.md"
+    if not page.is_file():
+        raise RunError(f"{page} is missing: expected the page into which measurements are written.")
+    before = page.read_text(encoding="utf-8")
+    origin = (results["date"], results["commit"], True)
+    try:  # that it can be shown, before it is kept
+        rewrite(before, {name: {step: Measured(*origin, each["result"]) for step, each in measured.items()}})
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunError(f"The measurements of {name} cannot be read: {type(error).__name__}, {error}.") from error
     stem = f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{results['date']}"
-    for path in (folder / f"{stem}{number}.json" for number in ("", *(f"-{n}" for n in range(2, 100)))):
+    for path in (_existing(folder) / f"{stem}{number}.json" for number in ("", *(f"-{n}" for n in range(2, 100)))):
         if create_once(path, text):
             tell(f"Written: {path}")
             break
         if path.read_text(encoding="utf-8") == text:
             break
-    page = docs / "performance.md"
-    write_atomically(page, rewrite(page.read_text(encoding="utf-8"), read_measurements(folder)))
+    write_atomically(page, rewrite(before, read_measurements(folder)))
     tell(f"Written: {page}")
 
 
 def _device(measured: Mapping[str, Any]) -> str:
-    """Return the name of the device, which every result has."""
-    for result in (step["result"] for step in measured.values()):
-        first = result[0] if isinstance(result, list) else result
-        if isinstance(first, Mapping) and first.get("device"):
-            return str(first["device"])
-    raise DataError("None of the results names its device.")
+    """Return the name of the device, which every result has.
+
+    Raises:
+      DataError: they have none, or several.
+    """
+    first = [result[0] if isinstance(result, list) else result for result in (s["result"] for s in measured.values())]
+    names = {str(each.get("device")) for each in first if isinstance(each, Mapping)}
+    if len(names) != 1 or "None" in names:
+        raise DataError(f"The results must name one device, and have {', '.join(sorted(names)) or 'none'}.")
+    return names.pop()

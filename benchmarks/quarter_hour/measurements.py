@@ -89,7 +89,7 @@ def fill_column(page: str, rates: Mapping[str, float]) -> str:
         elif COLUMN in [cell.strip() for cell in cells]:
             column = [cell.strip() for cell in cells].index(COLUMN)
         elif column is not None and not cells[1].startswith("--"):
-            found = [rate for name, rate in rates.items() if cells[1].strip() in name.split()]
+            found = [rate for name, rate in rates.items() if cells[1].strip() in name.split() and "MIG" not in name]
             cells[column] = f" {found[0]:,.0f} " if found else "  "
             lines[number] = "|".join(cells)
     return "".join(lines)

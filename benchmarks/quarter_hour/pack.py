@@ -38,17 +38,15 @@ RUN = """\
 # Installs the wheels that lie here, for this program alone, and runs it. Python is $PYTHON, or python3.
 set -eu
 export FBUNET_QUARTER_HOUR_BEGAN=${FBUNET_QUARTER_HOUR_BEGAN:-$(date +%s)}
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 python=${PYTHON:-python3}
 if [ ! -e "$here/site/ready" ]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$here/site" "$here"/wheels/*.whl
   touch "$here/site/ready"
 fi
-export PYTHONPATH="$here/site:$here/code"
+export PYTHONPATH="$here/site:$here/code${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -P -m benchmarks.quarter_hour --packed "$here" "$@"
 """
-
-_NAMES = {"run.sh", "commit", "code", "images.tar.xz", "table.tar.xz", "wheels", "measured", "site"}
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,27 @@ class Packing:
             raise ConfigError(f"--data {self.data} has no folder stack1: expected that of the Drosophila images.")
         if not self.machine.is_file():
             raise ConfigError(f"--machine {self.machine} does not exist: expected what pip freeze prints there.")
-        folder.mkdir(parents=True, exist_ok=True)
-        if others := sorted({path.name for path in folder.iterdir()} - _NAMES):
-            raise ConfigError(f"--pack {folder} has other files, such as {others[0]}: expected a new folder.")
-        for name in _NAMES & {path.name for path in folder.iterdir()}:
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        if folder.exists() and not _is_packed(folder):
+            raise ConfigError(f"--pack {folder} is not a folder that this command has made: give a new one.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".packing-") as name:
+            new = Path(name) / folder.name
+            new.mkdir()
+            self._fill(new, tell)
+            sizes = {path.name: _size(path) for path in sorted(new.iterdir())}
+            for part, size in sizes.items():
+                tell(f"{size / 1e6:7.1f} MB  {part}")
+            if sum(sizes.values()) > MOST_BYTES:
+                raise RunError(
+                    f"What is packed has {sum(sizes.values()) / 1e6:.1f} MB, and {MOST_BYTES / 1e6:.0f} can be "
+                    f"carried. Take the largest of the above away, such as the training in {self.table.path / 'runs'}."
+                )
+            if folder.exists():
+                folder.rename(Path(name) / "old")
+            new.rename(folder)
+        tell(f"{sum(sizes.values()) / 1e6:7.1f} MB in {folder}, for: sh {folder.name}/run.sh --minutes 9 --out brought")
+
+    def _fill(self, folder: Path, tell: Callable[[str], None]) -> None:
         (folder / "run.sh").write_text(RUN, encoding="utf-8")
         (folder / "commit").write_text(commit() + "\n", encoding="utf-8")
         for name in CODE:
@@ -99,21 +113,12 @@ class Packing:
         _copy(self.measured, folder / "measured")
         self.fetch_wheels(folder / "wheels")
         (folder / "table.tar.xz").write_bytes(parts.archive(self.table_files(tell), "xz"))
-        sizes = {path.name: _size(path) for path in sorted(folder.iterdir())}
-        for name, size in sizes.items():
-            tell(f"{size / 1e6:7.1f} MB  {name}")
-        if sum(sizes.values()) > MOST_BYTES:
-            raise RunError(
-                f"{folder} has {sum(sizes.values()) / 1e6:.1f} MB, and {MOST_BYTES / 1e6:.0f} can be carried. Take the "
-                f"largest of the above away, such as the training in {self.table.path / 'runs'}."
-            )
-        tell(f"{sum(sizes.values()) / 1e6:7.1f} MB in {folder}, for: sh {folder.name}/run.sh --minutes 9 --out DIR")
 
     def fetch_wheels(self, folder: Path) -> None:
         """Download the wheels of what the other machine lacks, in versions that fit what it has.
 
         Raises:
-          RunError: pip fails; its last line says why.
+          RunError: pip fails; the first of its errors says why.
         """
         needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
         target = ["--python-version", self.python, "--implementation", "cp", "--only-binary", ":all:"]
@@ -122,7 +127,8 @@ class Packing:
             command = [sys.executable, "-m", "pip", "download", "--dest", name, "--constraint", str(self.machine)]
             done = subprocess.run([*command, *target, *needed], capture_output=True, text=True, check=False)
             if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["it says no more"])[-1]
+                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+                reason = (lines or done.stderr.strip().splitlines() or ["it says no more"])[0]
                 raise RunError(f"The wheels of what {self.machine} lacks cannot be downloaded: {reason}")
             lines = self.machine.read_text(encoding="utf-8").splitlines()
             has = {_canonical(re.split(r"[ =@<>~!;\[]", line, maxsplit=1)[0]) for line in lines if line[:1].isalnum()}
@@ -163,6 +169,11 @@ class Packing:
         old = best[0].relative_to(self.table.path).as_posix()
         kept: dict[str, Path | bytes] = {name: path for name, path in files.items() if not name.startswith(f"{old}/")}
         return kept | {f"{Path(old).parent.as_posix()}/{name}": data for name, data in written.items()}
+
+
+def _is_packed(folder: Path) -> bool:
+    script = folder / "run.sh"
+    return script.is_file() and script.read_text(encoding="utf-8").startswith("\n".join(RUN.splitlines()[:3]))
 
 
 def _copy(source: Path, target: Path) -> None:

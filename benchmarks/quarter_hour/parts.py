@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,10 +92,17 @@ def archive(files: Mapping[str, Path | bytes], compression: str = "") -> bytes:
 
 
 def unpack(data: bytes, folder: Path) -> None:
-    """Unpack a tar archive; what would land outside of the folder is refused by `tarfile`."""
+    """Unpack a tar archive; what would land outside of the folder is refused by `tarfile`.
+
+    Raises:
+      DataError: it is damaged.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        tar.extractall(folder, filter="data")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise DataError(f"An archive for {folder.name} is damaged ({error}): copy it again.") from error
 
 
 def split(data: bytes, folder: Path, name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ while the step still runs: whatever ends this program, what was found is there.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -14,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from benchmarks.parents import tied
 from benchmarks.quarter_hour import parts
@@ -25,11 +26,13 @@ from benchmarks.quarter_hour.sizes import Size
 from benchmarks.quarter_hour.steps import STEPS, Step, end_group, processes
 from benchmarks.quarter_hour.table import SAVE_SECONDS, Table, unfinished_cells
 from fbunet_jax.doctor.machine import examine_devices
-from fbunet_jax.errors import UserError
-from fbunet_jax.files import write_atomically
+from fbunet_jax.errors import ConfigError, RunError, UserError
+from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.cells import place_of, read_cells
 from fbunet_jax.reproduction.origin import today
 from fbunet_jax.reproduction.reproduce import TableFolder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FORMAT = 1
 """Version of ``quarter_hour.json``."""
@@ -55,6 +58,30 @@ RESULTS, LOG, CELLS, PROGRAM, UNFINISHED = (
     "unfinished.tar",
 )
 """Files of the output folder: at most eight, with the parts of an unfinished training."""
+
+
+class Results(TypedDict):
+    """The content of ``quarter_hour.json``.
+
+    Attributes:
+      format: its version.
+      size: name of the size.
+      commit: of the program.
+      machine: on which it ran.
+      jax: version.
+      date: of the first call, in UTC.
+      steps: by name: status (done, cut, failed, skipped), reason, seconds, result.
+      unfinished: the training that is brought back: its place, its parts and their checksum.
+    """
+
+    format: int
+    size: str
+    commit: str
+    machine: str
+    jax: str
+    date: str
+    steps: dict[str, dict[str, Any]]
+    unfinished: dict[str, Any]
 
 
 @dataclass
@@ -87,7 +114,7 @@ class QuarterHour:
     at_once: int | None = None
     measured: Path | None = None
     stops: bool = False
-    results: dict[str, Any] = field(default_factory=dict)
+    results: Any = None
 
     @property
     def table(self) -> TableFolder:
@@ -96,13 +123,14 @@ class QuarterHour:
 
     def run(self, wanted: Sequence[str]) -> None:
         """Run the steps; one that has its result from an earlier call is not run again."""
-        for handled in (signal.SIGTERM, signal.SIGINT):
+        for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(handled, self._stop)
         for folder in (self.out, self.work):
             folder.mkdir(parents=True, exist_ok=True)
         for left_behind in self.out.glob(f".{RESULTS}.*"):
             left_behind.unlink()
         self.results = self._earlier()
+        self._write()
         try:
             steps = processes(self.name, self.size)
             for name in (name for name in STEPS if name in wanted):
@@ -126,10 +154,15 @@ class QuarterHour:
     def _earlier(self) -> dict[str, Any]:
         """Return the results of an earlier call of the same program here, at the same size, or none."""
         fresh = {"format": FORMAT, "size": self.name, "commit": self.commit, "machine": platform.node()}
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.work / RESULTS).read_text(encoding="utf-8"))
-            if fresh.items() <= found.items():
-                return {**found, "unfinished": {}}
+        fresh |= {"jax": importlib.metadata.version("jax")}
+        here, there = (_read_results(folder / RESULTS) for folder in (self.work, self.out))
+        if there and not (here and fresh.items() <= there.items() and there["date"] == here["date"]):
+            raise ConfigError(
+                f"--out {self.out} has the results of another run: harvest them, and give another folder."
+            )
+        # files that are not those of a commit cannot be told apart
+        if here and fresh.items() <= here.items() and not self.commit.endswith("(dirty)"):
+            return {**here, "unfinished": {}}
         shutil.rmtree(self.work / "steps", ignore_errors=True)
         return {**fresh, "date": today(), "steps": {}, "unfinished": {}}
 
@@ -149,9 +182,21 @@ class QuarterHour:
             with contextlib.suppress(OSError, ValueError):
                 fields = {"result": json.loads(path.read_text(encoding="utf-8")), **fields}
         self.results["steps"][step] = {"status": status, **fields}
+        self._write()
+
+    def _write(self) -> None:
         text = json.dumps(self.results, indent=1) + "\n"
-        for folder in (self.out, self.work):
-            write_atomically(folder / RESULTS, text)
+        for folder in (self.work, self.out):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / RESULTS, text)
+            except OSError as error:
+                self.tell(f"{folder} cannot be written: {error.strerror}.")
+
+    @property
+    def has_failed(self) -> bool:
+        """A step has failed."""
+        return any(step["status"] == "failed" for step in self.results["steps"].values())
 
     def _file(self, step: str, name: str) -> Path:
         return self.work / "steps" / step / name
@@ -160,8 +205,13 @@ class QuarterHour:
         """Return the environment of a process; what one step or cell has compiled, the next ones read."""
         folder = (self.work / compiled).absolute()
         platforms = os.environ.get("JAX_PLATFORMS", "")
+        # a user's settings of JAX could change the numbers
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
         return {
-            **os.environ,
+            **kept,
+            **({"JAX_PLATFORMS": platforms} if platforms else {}),
+            # this program, also where another one is installed
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "JAX_COMPILATION_CACHE_DIR": str(folder),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
@@ -176,7 +226,8 @@ class QuarterHour:
         if left < step.least:
             short = f"{max(0, left):.0f} s are left, and it takes {step.least:.0f} or more"
             reason = "a signal has come" if self.stops else short
-            self._note(name, "skipped", reason=reason)
+            if name not in self.results["steps"]:  # what an earlier call has found stays
+                self._note(name, "skipped", reason=reason)
             self.tell(f"{name} is skipped: {reason}.")
             return
         result, log = self._file(name, RESULT), self._file(name, "log.txt")
@@ -215,7 +266,8 @@ class QuarterHour:
             self._note(name, "done", seconds=seconds)
             self.tell(f"{name}: done in {seconds:.0f} s.")
             return
-        reason = "the time was over" if code is None else f"exit code {code}: {_last_line(log)}"
+        over = "a signal has come" if self.stops else "the time was over"
+        reason = over if code is None else f"exit code {code}: {_last_line(log)}"
         self._note(name, "cut" if code is None else "failed", reason=reason, seconds=seconds)
         self.tell(f"{name} has no whole result, after {seconds:.0f} s: {reason}")
 
@@ -300,6 +352,7 @@ class QuarterHour:
             path.unlink()
         logs = [f"== {name}\n{_tail(self._file(name, 'log.txt'))}" for name in STEPS]
         write_atomically(self.out / LOG, "\n".join(logs))
+        self._bring_cells()
         begun, size = unfinished_cells(self.table), 0
         if begun:
             data = parts.archive(parts.named(parts.training_files(self.table, begun[0]), self.table.path))
@@ -307,12 +360,19 @@ class QuarterHour:
             if size > MOST_PARTS * parts.PART_BYTES:
                 self.tell(f"{begun[0]} is not finished, and with {size / 1e6:.0f} MB stays in {self.table.path}.")
             else:
+                self._bring_cells(min(WEIGHT_BYTES, ALL_BYTES - LOG_BYTES - size))
                 self.results["unfinished"] = {"place": str(begun[0]), **parts.split(data, self.out, UNFINISHED)}
                 self.tell(f"{begun[0]} is not finished; its {size / 1e6:.0f} MB are brought back.")
         for place in begun[1:]:
             self.tell(f"{place} is not finished either; it stays in {self.table.path}.")
         self._note("packing", "done")
-        self._bring_cells(min(WEIGHT_BYTES, ALL_BYTES - LOG_BYTES - size))
+
+
+def _read_results(path: Path) -> Results | None:
+    """Return the results of an earlier call, None if there are none or they are damaged."""
+    with contextlib.suppress(RunError):
+        return read_json(path, Results)
+    return None
 
 
 def _tail(path: Path) -> str:

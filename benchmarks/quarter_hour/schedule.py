@@ -1,5 +1,6 @@
 """Which cell of the table is started or stopped next, so that at most one is left unfinished when the time is over."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -95,6 +96,8 @@ def decide(
     slower = share(rates, number - 1) / share(rates, number) if running else 1.0
     if any(each.remaining <= left < slower * each.remaining for each in running):
         return None
+    if waiting[0].has_begun and waiting[0].alone == math.inf and left > start and not late:
+        return Decision(waiting[0].place, starts=True)
     for each in waiting:
         if each.fixed + each.alone / share(rates, number) <= left:
             return Decision(each.place, starts=True)

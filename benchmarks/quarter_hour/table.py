@@ -221,8 +221,7 @@ class Table:
                 self.tell(f"{place} is stopped; {step} steps are recorded.")
             else:
                 self.given_up.add(place)
-                # with 0 it is left to another process, which trains it
-                self.failures += code not in (0, EXIT_INTERRUPTED)
+                self.failures += code != EXIT_INTERRUPTED
                 self.tell(f"{place} has ended with exit code {code} and is not finished; {step} steps are recorded.")
         for training in self.running:
             training.seen.clear()

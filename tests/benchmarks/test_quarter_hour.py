@@ -24,8 +24,8 @@ from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.quarter_hour.steps import Step
 from benchmarks.quarter_hour.table import places, recorded
 from fbunet_jax.accelerators.hlo import Program
-from fbunet_jax.config import load_config
-from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.config import load_config, to_toml
+from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.runs import Place
 from tests.benchmarks.sections import write_sections
@@ -189,15 +189,40 @@ def test_no_step_takes_the_others_with_it(quarter, tmp_path):
     assert "a fault" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_a_step_is_skipped_when_time_is_short_and_none_is_repeated(quarter):
+def test_a_step_is_skipped_when_time_is_short_and_none_is_repeated(quarter, tmp_path):
     quarter({"golden": WRITES, "speed": "raise SystemExit('once')"})
     steps, lines = quarter({"golden": "raise ValueError", "speed": WRITES}, minutes=0.3)
     assert "golden: measured before, by the same program on this machine." in lines
     assert steps["golden"]["status"] == "done"
     assert steps["speed"]["status"] == "done", "what failed is tried again"
+    shutil.rmtree(tmp_path / "out")  # its results are not those of another program
     steps, lines = quarter({"golden": WRITES, "profile": WRITES}, minutes=0.2, commit="another")
     assert steps["golden"] == {"status": "skipped", "reason": steps["profile"]["reason"]}, "nothing of another program"
     assert steps["profile"]["reason"].endswith("s are left, and it takes 5 or more")
+
+
+def test_results_of_another_run_are_not_mixed_with_these(quarter, tmp_path):
+    quarter({"golden": WRITES})
+    with pytest.raises(ConfigError, match="has the results of another run"):
+        quarter({"golden": WRITES}, commit="another")
+
+
+def test_a_part_of_a_result_is_kept_until_there_is_a_better_one(quarter):
+    quarter({"golden": f"{WRITES.replace('1', '2')}; raise ValueError"})
+    steps, _ = quarter({"golden": "raise ValueError('nothing')"})
+    assert (steps["golden"]["status"], steps["golden"]["result"]["found"]) == ("failed", 2)
+    steps, _ = quarter({"golden": WRITES}, minutes=0.2)
+    assert steps["golden"]["result"]["found"] == 2, "a step that is skipped takes nothing away"
+    steps, _ = quarter({"golden": WRITES})
+    assert (steps["golden"]["status"], steps["golden"]["result"]["found"]) == ("done", 1)
+
+
+def test_nothing_is_trained_where_the_golden_weights_have_not_passed(quarter):
+    writes = "json.dump({'device': 'x', 'passes': False}, open(file, 'w')); sys.exit('differs')"
+    steps, lines = quarter({"golden": writes}, wanted=["golden", "table"])
+    assert steps["golden"]["reason"] == "exit code 1: differs"
+    assert steps["table"]["status"] == "skipped"
+    assert "table is skipped: the golden weights have failed" in " ".join(lines)
 
 
 def test_a_signal_ends_the_step_and_everything_is_packed(quarter, tmp_path):
@@ -212,7 +237,7 @@ def test_a_signal_ends_the_step_and_everything_is_packed(quarter, tmp_path):
     thread.start()
     steps, _ = quarter({"golden": f"{WRITES}; time.sleep(600)", "speed": WRITES})
     thread.join()
-    assert steps["golden"]["result"]["found"] == 1
+    assert (steps["golden"]["result"]["found"], steps["golden"]["reason"]) == (1, "a signal has come")
     assert steps["speed"] == {"status": "skipped", "reason": "a signal has come"}
     assert steps["packing"]["status"] == "done"
 
@@ -341,7 +366,8 @@ def brought(tmp_path):
     found = {"device": "NVIDIA B300", "jax": "9", "batch": 16, **times, "kernels": [kernel]}
     found |= {"profiled_step": 0.021, "kernels_a_step": 950.0, "kernel_seconds_a_step": 0.018}
     steps = {"golden": {"status": "done", "result": passes}, "profile": {"status": "done", "result": found}}
-    results = {"format": 1, "size": "full", "commit": "a" * 40, "date": "2027-01-02", "steps": steps, "unfinished": {}}
+    results = {"format": 1, "size": "full", "commit": "a" * 40, "date": "2027-01-02", "machine": "node", "jax": "9"}
+    results |= {"steps": steps, "unfinished": {}}
     (source / "quarter_hour.json").write_text(json.dumps(results))
 
     def take(**changes):
@@ -377,8 +403,15 @@ def test_what_cannot_be_trusted_or_is_a_rehearsal_is_not_harvested(brought, tmp_
     failed = {**results["steps"]["golden"]["result"], "passes": False}
     with pytest.raises(RunError, match="have not passed on NVIDIA B300"):
         take(steps={**results["steps"], "golden": {"status": "failed", "result": failed}})
-    with pytest.raises(RunError, match="out of memory"):
-        take(steps={**results["steps"], "golden": {"status": "failed", "reason": "out of memory"}})
+    for status in ("skipped", "cut", "done"):
+        with pytest.raises(RunError, match="have not passed on NVIDIA B300"):
+            take(steps={**results["steps"], "golden": {"status": status, "result": failed}})
+    other = {"status": "done", "result": {**results["steps"]["profile"]["result"], "device": "cpu"}}
+    with pytest.raises(RunError, match="must name one device, and have NVIDIA B300, cpu"):
+        take(steps={**results["steps"], "profile": other})
+    broken = {"status": "done", "result": {"device": "NVIDIA B300", "jax": "9"}}
+    with pytest.raises(RunError, match="cannot be read: KeyError"):
+        take(steps={**results["steps"], "profile": broken})
     with pytest.raises(RunError, match="has format 7"):
         take(format=7)
     assert not (tmp_path / "docs" / "results").exists()
@@ -418,6 +451,8 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
     train_fold(config, 0, out=run_directory.path, stream=io.StringIO())
     before = load_trained_fold(run_directory, 0)
     latest, *best = parts.latest_and_best(folder.fold(place))
+    steps = [int(path.name) for path in folder.fold(place).checkpoints.iterdir() if path.name.isdecimal()]
+    assert int(latest.name) == max(steps)
     assert best == [] if before.step == int(latest.name) else int(best[0].name) == before.step
     names = {path.name for path in parts.training_files(folder, place)}
     assert {"config.toml", "folds.json", "dataset.json", "metrics.jsonl", "timing.jsonl", "inputs.json"} <= names
@@ -441,12 +476,14 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
 
 
 def test_a_training_that_is_brought_home_leaves_the_other_folds_of_its_method_alone(tmp_path):
-    def write(folder, fold, step):
+    def write(folder, fold, step, epochs=3):
         run_directory = folder.run(Place("unet", fold, 0))
         directory = run_directory.fold(fold)
         directory.path.mkdir(parents=True)
-        for path in (run_directory.config, run_directory.folds, run_directory.dataset):
-            path.write_text("the same\n")
+        run_directory.config.write_text(to_toml(load_config("quickstart", training={"epochs": epochs})))
+        run_directory.folds.write_text("the same\n")
+        data = {"format": 1, "class_names": ["a", "b"], "channels": 1, "fingerprint": "f"}
+        run_directory.dataset.write_text(json.dumps(data))
         directory.metrics.write_text(json.dumps({"kind": "train", "step": step, "epoch": 1}) + "\n")
 
     home, away, source = TableFolder(tmp_path / "home"), TableFolder(tmp_path / "away"), tmp_path / "out"
@@ -463,6 +500,12 @@ def test_a_training_that_is_brought_home_leaves_the_other_folds_of_its_method_al
         shutil.rmtree(away.path)
     assert "is set aside, as" in lines[0]
     assert len(list(home.run(Place("unet", 1, 0)).path.glob("fold_1*"))) == 2
+    write(away, 1, 50, epochs=2)
+    files = [path for path in away.path.rglob("*") if path.is_file()]
+    about = parts.split(parts.archive(parts.named(files, away.path)), source, "unfinished.tar")
+    with pytest.raises(RunError, match=r"training\.epochs was 3 and is now 2"):
+        harvest._harvest_training(source, home, {"place": "unet:1:0", **about}, lines.append)
+    assert recorded(home, Place("unet", 1, 0))[0] == 9
 
 
 def test_a_minute_of_the_table_ends_in_time_and_is_harvested(tmp_path):
