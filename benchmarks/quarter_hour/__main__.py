@@ -29,7 +29,7 @@ MOST_MINUTES = 100_000
 class Options:
     """Use the minutes of a borrowed GPU: check it, measure speed beside PyTorch, profile, and train cells of Table 1.
 
-    The same command with the same --work goes on: what was measured is not measured again.
+    The same command with the same --work resumes: what was measured is not measured again.
     """
 
     minutes: float | None = None
@@ -131,7 +131,7 @@ def _run(options: Options) -> int:
         program, measured = (packed / "commit").read_text(encoding="utf-8").strip(), packed / "measured"
         _unpack_once(packed / "images.tar.xz", data)
         if not _unpack_once(packed / "table.tar.xz", work / "table"):
-            _tell(f"The table goes on as it is in {work / 'table'}, not as it was packed.")
+            _tell(f"The table resumes from what is in {work / 'table'}, not as it was packed.")
     if not (data / "stack1").is_dir():
         raise ConfigError(f"--data {data} has no folder stack1: expected that of the Drosophila images.")
     hour = QuarterHour(

@@ -148,7 +148,7 @@ class Packing:
         finished = {Path(name).stem for name in files}
         begun = [place for place in unfinished_cells(self.table) if place.stem not in finished]
         for place in begun[:1]:
-            tell(f"{place}, which is not finished, goes on at step {recorded(self.table, place)[0]}.")
+            tell(f"{place}, which is not finished, resumes at step {recorded(self.table, place)[0]}.")
             files |= self._training(place)
         for place in begun[1:]:
             tell(f"{place} is not packed: one training that is not finished is enough to carry.")

@@ -24,7 +24,7 @@ PART_BYTES = 14_000_000
 
 
 def training_files(folder: TableFolder, place: Place) -> list[Path]:
-    """Return what a cell under way needs to go on: records, the latest checkpoint, and the best one so far."""
+    """Return what a cell under way needs to resume: records, the latest checkpoint, and the best one so far."""
     run, fold = folder.run(place), folder.fold(place)
     small = [run.config, run.folds, run.dataset, fold.environment, fold.inputs, fold.metrics, fold.timing]
     checkpoints = [*latest_and_best(fold)]
@@ -53,7 +53,7 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 def write_without_moments(folder: TableFolder, place: Place, target: FoldDirectory) -> None:
     """Write the best checkpoint of a training anew, without what the optimiser remembers, which is two thirds of it.
 
-    The best weights are only evaluated; a training goes on from the latest checkpoint, so there must be a later one.
+    The best weights are only evaluated; a training resumes from the latest checkpoint, so there must be a later one.
 
     Args:
       folder: of the table.

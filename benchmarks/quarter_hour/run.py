@@ -92,7 +92,7 @@ class QuarterHour:
       name: of the size.
       size: what it is.
       out: folder for what is brought back.
-      work: folder that is kept, so that the same command goes on.
+      work: folder that is kept, so that the same command resumes.
       data: folder of the images, with ``stack1``.
       commit: of the program.
       until: when all is to be over (`time.monotonic`).

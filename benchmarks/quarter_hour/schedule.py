@@ -33,7 +33,7 @@ class Waiting(NamedTuple):
       place: of the cell.
       alone: seconds that its training takes with nothing beside it, infinity where nothing is known.
       fixed: seconds before its first step and after its last.
-      has_begun: it has a checkpoint from which it goes on.
+      has_begun: it has a checkpoint from which it resumes.
     """
 
     place: Place

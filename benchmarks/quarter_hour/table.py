@@ -1,6 +1,6 @@
 """Cells of Table 1 until the time is over, several side by side, of which at most one is left unfinished.
 
-Each is a process of ``fbunet reproduce``, which saves and stops on SIGTERM and goes on from there another time.
+Each is a process of ``fbunet reproduce``, which saves and stops on SIGTERM, and resumes from there another time.
 """
 
 import contextlib
@@ -192,7 +192,7 @@ class Table:
         command += ["--data.root", str(self.data), "--out", str(self.folder.path), "--commit", self.commit]
         command += ["--only", str(place), *self.size.table_options]
         step = self._step(place)
-        self.tell(f"{place} {f'goes on at step {step}' if step else 'starts'}; {len(self.running) + 1} at once.")
+        self.tell(f"{place} {f'resumes at step {step}' if step else 'starts'}; {len(self.running) + 1} at once.")
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 tied(command, signal.SIGTERM),

@@ -14,134 +14,19 @@ from pathlib import Path
 
 import jax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from benchmarks.quarter_hour import golden, harvest, measurements, parts, profile, run
+from benchmarks.quarter_hour import golden, parts, profile, run
 from benchmarks.quarter_hour.run import QuarterHour
-from benchmarks.quarter_hour.schedule import Running, Waiting, decide, share
 from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.quarter_hour.steps import Step
-from benchmarks.quarter_hour.table import places, recorded
 from fbunet_jax.accelerators.hlo import Program
-from fbunet_jax.config import load_config, to_toml
-from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.config import load_config
+from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.runs import Place
 from tests.benchmarks.sections import write_sections
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PLACES = places()
-
-
-def test_the_cells_are_those_of_table_1_with_the_papers_two_methods_first_in_every_fold():
-    assert len(PLACES) == len(set(PLACES)) == 8 * 5
-    assert [place.fold for place in PLACES] == [fold for fold in range(5) for _ in range(8)]
-    assert [place.method for place in PLACES[8:11]] == ["unet", "feedback-convlstm", "ru-net"]
-    assert {place.method for place in PLACES[5:8]} == {"unet-wide", "convlstm-one-round", "convlstm-no-feedback"}
-
-
-def simulate(left, at_once, rates, seconds, errors, start=45.0, step=0.5):
-    """Return the cells that are finished, and those that have begun and are not, of a GPU that `decide` keeps busy.
-
-    Args:
-      left: seconds in all.
-      at_once: how many may run.
-      rates: of 1, 2, … trainings at once together, relative to one.
-      seconds: that each cell takes alone, but for its start and end.
-      errors: by what the estimate of each is multiplied.
-    """
-    done, begun = dict.fromkeys(PLACES, 0.0), {}
-    running, finished, time_over = {}, [], 0.0
-    while time_over < left:
-        number = len(running)
-        estimates = []
-        for place, since in running.items():
-            alone = (1 - done[place]) * seconds[place]
-            is_measured = since["trained"] > 5
-            alone *= 1 if is_measured else errors[place]
-            rest = max(0.0, start - since["elapsed"]) + alone / share(rates, number) + 20
-            estimates.append(Running(place, rest, is_measured))
-        waiting = [place for place in [*begun, *PLACES] if place not in running and place not in finished]
-        waits = [
-            Waiting(place, (1 - done[place]) * seconds[place] * errors[place], start + 20, place in begun)
-            for place in dict.fromkeys(waiting)
-        ]
-        decision = decide(estimates, waits, left - time_over, start, at_once, rates)
-        if decision and decision.starts:
-            assert decision.place not in running
-            running[decision.place] = {"elapsed": 0.0, "trained": 0.0}
-        elif decision:
-            del running[decision.place]
-        if decision:
-            for since in running.values():
-                since["trained"] = 0.0
-        for place, since in list(running.items()):
-            since["elapsed"] += step
-            if since["elapsed"] > start:
-                begun[place] = True
-                since["trained"] += step
-                done[place] += step * share(rates, len(running)) / seconds[place]
-            if done[place] >= 1 + 20 * share(rates, len(running)) / seconds[place]:
-                finished.append(place)
-                begun.pop(place)
-                del running[place]
-                for other in running.values():
-                    other["trained"] = 0.0
-        time_over += step
-    return finished, list(begun)
-
-
-LENGTHS = {"unet": 180, "ru-net": 250, "feedback-recurrent": 330, "feedback-conv": 230}
-
-
-@pytest.mark.parametrize("error", [0.9, 1.0, 1.1])
-@pytest.mark.parametrize("at_once", [1, 2, 4])
-@pytest.mark.parametrize("left", [60, 130, 260, 400, 520, 600, 800, 2000])
-def test_at_most_one_cell_is_left_unfinished_and_the_device_is_used(left, at_once, error):
-    rates = {1: 1.0, 2: 1.5, 4: 1.8}
-    seconds = {place: LENGTHS.get(place.method, 280.0) for place in PLACES}
-    finished, unfinished = simulate(left, at_once, rates, seconds, dict.fromkeys(PLACES, error))
-    assert len(unfinished) <= 1
-    # as much as one after the other would finish, but for one
-    one_by_one, elapsed = 0, 0.0
-    for place in PLACES:
-        elapsed += 45 + seconds[place] + 20
-        one_by_one += elapsed <= left
-    assert len(finished) >= one_by_one - 1
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 1000) | st.just(float("inf")), st.booleans()), max_size=4),
-    st.lists(st.tuples(st.floats(0, 1000) | st.just(float("inf")), st.booleans()), max_size=8),
-    st.floats(1, 1000),
-    st.integers(1, 4),
-)
-def test_a_decision_never_adds_a_second_late_cell(runs, waits, left, at_once):
-    running = [Running(place, *values) for place, values in zip(PLACES, runs, strict=False)]
-    waiting = [Waiting(place, alone, 20.0, begun) for place, (alone, begun) in zip(PLACES[8:], waits, strict=False)]
-    waiting.sort(key=lambda each: not each.has_begun)
-    late = [each for each in running if each.remaining > 1.05 * left]
-    decision = decide(running, waiting, left, 10.0, at_once, {})
-    if decision and decision.starts:
-        assert len(running) < at_once
-        (chosen,) = [each for each in waiting if each.place == decision.place]
-        number = len(running) + 1
-        if chosen.fixed + chosen.alone * number > left:  # without rates, n at once take n times as long
-            assert not late
-            assert chosen.has_begun or not any(each.has_begun for each in waiting)
-        assert not any(each.remaining <= left < each.remaining * number / len(running) for each in running)
-    elif decision:
-        assert len(late) > 1
-        (chosen,) = [each for each in running if each.place == decision.place]
-        assert chosen.is_measured
-        assert all(each.remaining <= chosen.remaining for each in late if each.is_measured)
-
-
-def test_the_share_of_each_follows_from_what_was_measured():
-    rates = {1: 1000.0, 2: 1500.0, 4: 2000.0}
-    assert [share(rates, number) for number in (1, 2, 3, 4)] == pytest.approx([1, 0.75, 1.75 / 3, 0.5])
-    assert share({}, 4) == 0.25
 
 
 @pytest.fixture
@@ -327,96 +212,6 @@ def test_golden_weights_give_what_is_kept_and_a_wrong_network_does_not(monkeypat
     assert not golden.check(SIZES["small"], kept["small"])["passes"]
 
 
-TABLE = """\
-| training | moved, GB | measured, crops/s |
-|---|---|---|
-| H100 | 10.4 | 7 |
-| H200 | 10.7 |  |
-
-| other | measured |
-|---|---|
-| H200 | 1 |
-"""
-
-
-def test_the_measured_column_has_the_rate_in_the_row_of_the_device():
-    filled = measurements.fill_column(TABLE, {"NVIDIA H200": 1640.4})
-    assert "| H200 | 10.7 | 1,640 |" in filled
-    assert "| H100 | 10.4 |  |" in filled, "a number that no measurement has"
-    assert "| H200 | 1 |" in filled
-
-
-def test_the_page_is_what_the_kept_measurements_make_of_it():
-    """Nobody has written into the measured part by hand, and no measurement is missing in it."""
-    page = (DOCS / "performance.md").read_text(encoding="utf-8")
-    assert measurements.rewrite(page, measurements.read_measurements(DOCS / "results" / "accelerators")) == page
-
-
-@pytest.fixture
-def brought(tmp_path):
-    """Return a folder as a run leaves it, and a copy of the documentation's page."""
-    source, docs = tmp_path / "out", tmp_path / "docs"
-    source.mkdir()
-    docs.mkdir()
-    (docs / "performance.md").write_text((DOCS / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
-    passes = {"device": "NVIDIA B300", "jax": "9", "passes": True, "tolerances": {"float32": 1e-4}}
-    passes["device_beside_cpu"] = {"float32": {"logits": 1e-5, "loss": 0.0}}
-    kernel = {"name": "a|kernel", "share": 0.5, "seconds_a_step": 1e-3, "launches_a_step": 2.0, "counted_bytes": 10**9}
-    times = {"seconds_a_step": [0.02], "copied_bytes_a_second": 4e12, "counted": {"bytes_moved": 4e9, "kernels": 900}}
-    found = {"device": "NVIDIA B300", "jax": "9", "batch": 16, **times, "kernels": [kernel]}
-    found |= {"profiled_step": 0.021, "kernels_a_step": 950.0, "kernel_seconds_a_step": 0.018}
-    steps = {"golden": {"status": "done", "result": passes}, "profile": {"status": "done", "result": found}}
-    results = {"format": 1, "size": "full", "commit": "a" * 40, "date": "2027-01-02", "machine": "node", "jax": "9"}
-    results |= {"steps": steps, "unfinished": {}}
-    (source / "quarter_hour.json").write_text(json.dumps(results))
-
-    def take(**changes):
-        (source / "quarter_hour.json").write_text(json.dumps({**results, **changes}))
-        lines = []
-        harvest.harvest(source, docs, TableFolder(tmp_path / "table"), "full", lines.append)
-        return (docs / "performance.md").read_text(encoding="utf-8"), lines
-
-    return take, results
-
-
-def test_a_harvest_writes_what_was_measured_once(brought, tmp_path):
-    take, _ = brought
-    page, _ = take()
-    assert page.count("### NVIDIA B300") == 1
-    assert "**Correct** (2027-01-02, commit aaaaaaa, jax 9). Logits" in page
-    assert "float32 by 1e-05 (at most 0.0001)" in page
-    assert "moves 4 GB in 900 kernels, which takes 1 ms at that rate, 5 % of the step." in page
-    assert "| `a kernel` | 50.0 | 1 | 2 | 1,000 |" in page
-    again, _ = take()
-    assert again == page
-    later, _ = take(commit="b" * 40)
-    assert "commit bbbbbbb" in later
-    assert "commit aaaaaaa" not in later, "of one day the later one counts"
-    kept = sorted(path.name for path in (tmp_path / "docs" / "results" / "accelerators").iterdir())
-    assert kept == ["nvidia-b300-2027-01-02-2.json", "nvidia-b300-2027-01-02.json"]
-
-
-def test_what_cannot_be_trusted_or_is_a_rehearsal_is_not_harvested(brought, tmp_path):
-    take, results = brought
-    with pytest.raises(RunError, match="is a run of the size small, and --size is full"):
-        take(size="small")
-    failed = {**results["steps"]["golden"]["result"], "passes": False}
-    with pytest.raises(RunError, match="have not passed on NVIDIA B300"):
-        take(steps={**results["steps"], "golden": {"status": "failed", "result": failed}})
-    for status in ("skipped", "cut", "done"):
-        with pytest.raises(RunError, match="have not passed on NVIDIA B300"):
-            take(steps={**results["steps"], "golden": {"status": status, "result": failed}})
-    other = {"status": "done", "result": {**results["steps"]["profile"]["result"], "device": "cpu"}}
-    with pytest.raises(RunError, match="must name one device, and have NVIDIA B300, cpu"):
-        take(steps={**results["steps"], "profile": other})
-    broken = {"status": "done", "result": {"device": "NVIDIA B300", "jax": "9"}}
-    with pytest.raises(RunError, match="cannot be read: KeyError"):
-        take(steps={**results["steps"], "profile": broken})
-    with pytest.raises(RunError, match="has format 7"):
-        take(format=7)
-    assert not (tmp_path / "docs" / "results").exists()
-
-
 def test_a_users_mistake_is_a_sentence(tmp_path):
     def call(*options):
         command = [sys.executable, "-m", "benchmarks.quarter_hour", *options]
@@ -434,7 +229,7 @@ def test_a_users_mistake_is_a_sentence(tmp_path):
 
 
 def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_path):
-    """What is carried is what is evaluated; the latest checkpoint, from which training goes on, is carried as it is."""
+    """What is carried is what is evaluated; the latest checkpoint, from which training resumes, is carried as it is."""
     from fbunet_jax.training.checkpoints import FoldCheckpoints
     from fbunet_jax.training.loop import train_fold
     from fbunet_jax.training.trained import load_trained_fold
@@ -473,39 +268,6 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
         FoldCheckpoints(folder.fold(place), read_only=True) as two,
     ):
         assert one.score(after.step) == two.score(after.step)
-
-
-def test_a_training_that_is_brought_home_leaves_the_other_folds_of_its_method_alone(tmp_path):
-    def write(folder, fold, step, epochs=3):
-        run_directory = folder.run(Place("unet", fold, 0))
-        directory = run_directory.fold(fold)
-        directory.path.mkdir(parents=True)
-        run_directory.config.write_text(to_toml(load_config("quickstart", training={"epochs": epochs})))
-        run_directory.folds.write_text("the same\n")
-        data = {"format": 1, "class_names": ["a", "b"], "channels": 1, "fingerprint": "f"}
-        run_directory.dataset.write_text(json.dumps(data))
-        directory.metrics.write_text(json.dumps({"kind": "train", "step": step, "epoch": 1}) + "\n")
-
-    home, away, source = TableFolder(tmp_path / "home"), TableFolder(tmp_path / "away"), tmp_path / "out"
-    source.mkdir()
-    write(home, 0, 30)
-    for step, expected in ((7, 7), (5, 7), (9, 9)):
-        write(away, 1, step)
-        files = [path for path in away.path.rglob("*") if path.is_file()]
-        about = parts.split(parts.archive(parts.named(files, away.path)), source, "unfinished.tar")
-        lines = []
-        harvest._harvest_training(source, home, {"place": "unet:1:0", **about}, lines.append)
-        assert recorded(home, Place("unet", 1, 0))[0] == expected, "what is further is kept"
-        assert recorded(home, Place("unet", 0, 0))[0] == 30
-        shutil.rmtree(away.path)
-    assert "is set aside, as" in lines[0]
-    assert len(list(home.run(Place("unet", 1, 0)).path.glob("fold_1*"))) == 2
-    write(away, 1, 50, epochs=2)
-    files = [path for path in away.path.rglob("*") if path.is_file()]
-    about = parts.split(parts.archive(parts.named(files, away.path)), source, "unfinished.tar")
-    with pytest.raises(RunError, match=r"training\.epochs was 3 and is now 2"):
-        harvest._harvest_training(source, home, {"place": "unet:1:0", **about}, lines.append)
-    assert recorded(home, Place("unet", 1, 0))[0] == 9
 
 
 def test_a_minute_of_the_table_ends_in_time_and_is_harvested(tmp_path):

@@ -115,14 +115,14 @@ def test_from_packing_to_harvest_over_an_interruption(rehearsal):
     assert page.count("### cpu\n") == 1
     assert "**Profile**" in page
 
-    assert "unet:0:0, which is not finished, goes on at step" in rehearsal.pack("packed-again")
+    assert "unet:0:0, which is not finished, resumes at step" in rehearsal.pack("packed-again")
     with tarfile.open(fileobj=lzma.open(rehearsal.folder / "packed-again" / "table.tar.xz")) as tar:
         carried = {Path(name).parts[-1] for name in tar.getnames()}
     assert "metrics.jsonl" in carried
     process = rehearsal.away("packed-again", "second", 1.5, "--steps", "table")
     text = process.communicate()[0]
     assert process.returncode == 0, text
-    assert "unet:0:0 goes on at step" in text
+    assert "unet:0:0 resumes at step" in text
     assert "unet:0:0 is finished" in text
     harvested = rehearsal.at_home("--harvest", rehearsal.folder / "second" / "out")
     cells = rehearsal.docs / "results" / "paper-setting" / "cells"
