@@ -307,7 +307,11 @@ class QuarterHour:
         before = {place_of(cell) for cell in read_cells(self.table.cells)}
         table.train(until, lambda: self.stops)
         new = [place_of(cell) for cell in read_cells(self.table.cells) if place_of(cell) not in before]
-        self._note("table", "done", at_once=at_once, finished=[str(place) for place in new])
+        fields: dict[str, Any] = {"at_once": at_once, "finished": [str(place) for place in new]}
+        if table.has_given_up:
+            self._note("table", "failed", reason="one cell after the other has failed", **fields)
+        else:
+            self._note("table", "done", **fields)
 
     def _device(self, found: Mapping[str, Any]) -> str:
         """Return the kind of the device, as the results have it or else as JAX answers."""

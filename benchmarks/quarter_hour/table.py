@@ -155,6 +155,11 @@ class Table:
             self._stop([*self.running])
             self._collect()
 
+    @property
+    def has_given_up(self) -> bool:
+        """So many cells have failed that none is started any more."""
+        return self.failures >= MOST_FAILURES
+
     def _done(self) -> set[Place]:
         return {place_of(cell) for cell in read_cells(self.folder.cells)}
 
@@ -167,7 +172,7 @@ class Table:
 
     def _fill(self, left: float) -> None:
         """Start what there is room and time for, or stop one of those that run too long."""
-        if self.failures >= MOST_FAILURES:
+        if self.has_given_up:
             return
         running = [Running(each.place, self._remaining(each), each.rate is not None) for each in self.running]
         taken = {*(each.place for each in running), *self.given_up, *self._done()}
