@@ -4,6 +4,7 @@ The docstring under each field is its ``--help`` text.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +15,15 @@ import tyro
 from fbunet_jax.errors import ConfigError, did_you_mean
 from fbunet_jax.toml_tables import from_table, merge, read_toml, to_table
 
-FORMAT = 1
+FORMAT = 2
 """Version of the configuration format; a newer one is refused."""
+
+BEFORE_FORMAT_2: dict[str, Any] = {
+    "training.norm_batches": 0,
+    "training.crop_border": False,
+    "training.elastic_probability": 1.0,
+}
+"""The settings that format 1 did not have, and the values that say what it did."""
 
 METHODS = (
     "unet",
@@ -152,8 +160,13 @@ class TrainingConfig:
     list with one number a class."""
     augmentation: Literal["none", "dihedral"] = "none"
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
+    crop_border: bool = True
+    """Whether training crops reach beyond the border of an image as often as they must for every pixel to be seen
+    alike often; they are moved back inside."""
     elastic_augmentation: float = 0.0
-    """Also bend each training crop: standard deviation of the smooth displacement, in pixels; 0 does not."""
+    """Also bend training crops: standard deviation of the smooth displacement, in pixels; 0 does not."""
+    elastic_probability: float = 0.3
+    """Share of the training crops that are bent."""
     intensity_augmentation: float = 0.0
     """Also change gamma, contrast and brightness of each training crop and add noise: the strength, from 0 (not) to 1
     (very much)."""
@@ -162,6 +175,10 @@ class TrainingConfig:
     weight_average: float = 0.0
     """Decay of the running average of the weights over the steps, which is validated, kept and used in place of the
     last weights, such as 0.999; 0 takes no average."""
+    norm_batches: int | Literal["auto"] = "auto"
+    """Training batches over which the statistics of batch normalisation are estimated before each validation, for the
+    weights that are validated and kept; 0 takes the running statistics, as in the paper; auto is 24 with
+    weight_average and 0 without."""
     validate_every: int = 1
     """Epochs between validations, each of which also saves a checkpoint."""
     save_minutes: float = 10.0
@@ -181,6 +198,9 @@ class TrainingConfig:
             *("dice_weight", "elastic_augmentation"),
         ):
             _at_least(f"training.{name}", getattr(self, name), 0)
+        if not isinstance(self.norm_batches, str):
+            _at_least("training.norm_batches", self.norm_batches, 0)
+        _in_range("training.elastic_probability", self.elastic_probability, 0.0, 1.0)
         _in_range("training.intensity_augmentation", self.intensity_augmentation, 0.0, 1.0)
         _in_range("training.weight_average", self.weight_average, 0.0, 1.0, upper_open=True)
         _positive("training.learning_rate", self.learning_rate)
@@ -193,6 +213,13 @@ class TrainingConfig:
                 )
             if not any(self.class_weights):
                 raise ConfigError("training.class_weights are all 0: nothing would be learnt. Give a class a weight.")
+
+    @property
+    def norm_batch_count(self) -> int:
+        """`norm_batches` as a number."""
+        if isinstance(self.norm_batches, str):
+            return 24 if self.weight_average else 0
+        return self.norm_batches
 
 
 @dataclass(frozen=True)
@@ -239,16 +266,50 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
     """
     file = find_config(path if path is not None else "quickstart")
     table = read_toml(file)
-    version = table.pop("format", FORMAT)
-    if version != FORMAT:
-        raise ConfigError(
-            f"{file} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
-        )
+    table.setdefault("format", FORMAT)
+    table = in_this_format(table, str(file))
     table.setdefault("name", file.stem)
     _root_beside(table, file)
     for key, value in overrides.items():
         merge(table, key.split("."), value)
     return from_table(Config, table, str(file))
+
+
+def in_this_format(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return nested settings without their ``format``, with what an older format meant written out.
+
+    Raises:
+      ConfigError: the format is missing or newer than this version; names ``where``.
+    """
+    rest: dict[str, Any] = {**table}
+    version = rest.pop("format", None)
+    if version not in (1, FORMAT) or isinstance(version, bool):
+        raise ConfigError(
+            f"{where} has format {version!r}; this version reads formats 1 and {FORMAT}. Use the version that wrote it."
+        )
+    return with_missing(rest, BEFORE_FORMAT_2) if version == 1 else rest
+
+
+def with_missing(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested settings in which those that are missing have values, given under dotted names."""
+    result = {**table}
+    for name, value in values.items():
+        room, key = name.split(".")
+        if isinstance(inner := result.get(room, {}), Mapping):
+            result[room] = {key: value, **inner}
+    return result
+
+
+def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings, none of them missing, in which those that come to the same are the same."""
+    training, data = {**table["training"]}, table["data"]
+    if training["norm_batches"] == "auto":
+        training["norm_batches"] = 24 if training["weight_average"] else 0
+    if not training["elastic_augmentation"]:
+        training["elastic_probability"] = BEFORE_FORMAT_2["training.elastic_probability"]
+    if 0 < data["cut"] <= data["crop"]:
+        training["crop_border"] = BEFORE_FORMAT_2["training.crop_border"]
+    return {**table, "training": training}
 
 
 def _root_beside(table: dict[str, Any], file: Path) -> None:
@@ -274,9 +335,19 @@ def find_config(path: str | Path) -> Path:
     )
 
 
-def to_toml(config: Config) -> str:
-    """Return the configuration as TOML; `load_config` of it gives an equal one if data.root is absolute."""
-    return tomli_w.dumps({"format": FORMAT, **to_table(config)})
+def to_toml(config: Config, version: int = FORMAT) -> str:
+    """Return the configuration as TOML; `load_config` of it gives an equal one if data.root is absolute.
+
+    Args:
+      config: the settings; for format 1 such as it could have.
+      version: of the format.
+    """
+    table = to_table(config)
+    if version == 1:
+        for name in BEFORE_FORMAT_2:
+            room, key = name.split(".")
+            del table[room][key]
+    return tomli_w.dumps({"format": version, **table})
 
 
 def _at_least(name: str, value: float, least: float, *, below: float = 2**31) -> None:

@@ -15,7 +15,7 @@ import fbunet_jax
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
-from fbunet_jax.runs import FoldDirectory, Run, compare, default_path
+from fbunet_jax.runs import FoldDirectory, Run, as_begun, compare, default_path
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.estimate import Costs, Work, fold_work
 from fbunet_jax.training.logs import FoldLog, read_records
@@ -87,7 +87,7 @@ def dry_run(
       UserError: whatever training would refuse.
     """
     run, fold = Run(Path(out).expanduser() if out else default_path(config)), folds[0]
-    began = time.perf_counter()
+    config, began = as_begun(run, config), time.perf_counter()
     dataset, setup, weights = prepare_fold(config, fold, run)
     if run.config.exists():
         compare(run, config, describe(dataset))

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
-from fbunet_jax.config import FORMAT, Config, to_toml
-from fbunet_jax.errors import RunError
+from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, in_this_format, to_toml
+from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.files import RESTORE, create_once, read_json, write_atomically
 from fbunet_jax.toml_tables import from_table, read_toml, to_table
+
+_DATASET_FORMAT = 1
+"""Version of the format of ``dataset.json``."""
 
 _MOST_CHANNELS = 2**16
 
@@ -75,13 +78,15 @@ class Run:
                 "such as runs/quickstart/feedback-convlstm."
             )
         table = read_toml(self.config)
-        version = table.pop("format", None)
-        if version != FORMAT:
-            raise RunError(
-                f"{self.config} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote "
-                "it."
-            )
+        try:
+            table = in_this_format(table, str(self.config))
+        except ConfigError as error:
+            raise RunError(str(error)) from None
         return from_table(Config, table, str(self.config))
+
+    def begun_format(self) -> int:
+        """Return the version of the format of its settings, which stays as the run began."""
+        return int(read_toml(self.config)["format"])
 
     def read_dataset(self) -> "DatasetDescription":
         """Read the description of the data.
@@ -92,9 +97,9 @@ class Run:
         found = cast(DatasetDescription, read_json(self.dataset, DatasetDescription))
         names = found["class_names"]
         readable = names and len(set(names)) == len(names) and all(name.isprintable() for name in names)
-        if found["format"] != FORMAT or not readable or not 1 <= found["channels"] <= _MOST_CHANNELS:
+        if found["format"] != _DATASET_FORMAT or not readable or not 1 <= found["channels"] <= _MOST_CHANNELS:
             raise RunError(
-                f"{self.dataset} is damaged: expected format {FORMAT}, class names that differ, and 1 to "
+                f"{self.dataset} is damaged: expected format {_DATASET_FORMAT}, class names that differ, and 1 to "
                 f"{_MOST_CHANNELS} channels. {RESTORE}"
             )
         return found
@@ -157,15 +162,36 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
         path.mkdir(parents=True, exist_ok=True)
         create_once(run.config, to_toml(config))
         create_once(run.folds, folds)
-        create_once(run.dataset, json.dumps({"format": FORMAT, **dataset}, indent=1) + "\n")
+        create_once(run.dataset, json.dumps({"format": _DATASET_FORMAT, **dataset}, indent=1) + "\n")
     except OSError as error:
         raise RunError(
             f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or mend the "
             "permissions."
         ) from error
     if compare(run, config, dataset) != config:
-        write_atomically(run.config, to_toml(config))
+        write_atomically(run.config, to_toml(config, run.begun_format()))
     return run
+
+
+def as_begun(run: Run, config: Config) -> Config:
+    """Return the settings with which a run is resumed: what its format did not have yet is as it was, unless it is set.
+
+    Args:
+      run: which may not exist yet.
+      config: today's settings.
+    """
+    if not run.config.is_file():
+        return config
+    run.read_config()  # whether it can be read
+    if run.begun_format() != 1:
+        return config
+    default = Config()
+    for name, before in BEFORE_FORMAT_2.items():
+        room, key = name.split(".")
+        table = getattr(config, room)
+        if getattr(table, key) == getattr(getattr(default, room), key):
+            config = replace(config, **{room: replace(table, **{key: before})})
+    return config
 
 
 def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
@@ -175,11 +201,16 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
       RunError: they may not (each difference is named).
     """
     before = run.read_config()
-    old, new = to_table(before), to_table(config)
+    old, new = comparable(to_table(before)), comparable(to_table(config))
     differences = _explain_epochs(_differences(old, new), old, new)
     for key, value in run.read_dataset().items():
         if key in dataset and dataset[key] != value:
             differences.append(f"{key} of the data was {value!r} and is now {dataset[key]!r}")
+    if before.training.elastic_augmentation and run.begun_format() == 1:
+        raise RunError(
+            f"The run {run.path} has training.elastic_augmentation in format 1, which bent crops otherwise than this "
+            "version does. Finish it with the version that began it (environment.json), or choose another --out."
+        )
     if differences:
         raise RunError(
             f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "

@@ -15,11 +15,12 @@ from fbunet_jax.config import (
     DataConfig,
     ModelConfig,
     TrainingConfig,
+    comparable,
     load_config,
     to_toml,
 )
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.toml_tables import from_table
+from fbunet_jax.toml_tables import from_table, to_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +70,8 @@ configs = st.builds(
         weight_decay=not_negative,
         class_weights=st.sampled_from(["median-frequency", "sqrt-median-frequency", "none"]) | weights,
         round_weight=not_negative,
+        norm_batches=st.just("auto") | st.integers(0, 99),
+        crop_border=st.booleans(),
         initial_weights=st.text(),
     ),
 )
@@ -170,6 +173,8 @@ RANGES = {
     TrainingConfig: {
         "dice_weight": [-0.1, float("nan")],
         "elastic_augmentation": [-1.0, float("inf")],
+        "elastic_probability": [-0.1, 1.1],
+        "norm_batches": [-1],
         "intensity_augmentation": [-0.1, 1.1],
         "weight_average": [-0.1, 1.0],
         "epochs": [0],
@@ -265,8 +270,40 @@ def test_a_broken_file_is_named(tmp_path, content):
 
 
 def test_a_newer_format_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"mine.toml has format 2; this version reads format 1"):
-        load_config(write(tmp_path, "format = 2\nsomething_new = 1"))
+    with pytest.raises(ConfigError, match=r"mine.toml has format 3; this version reads formats 1 and 2"):
+        load_config(write(tmp_path, "format = 3\nsomething_new = 1"))
+
+
+def test_settings_of_format_1_mean_what_they_did(tmp_path):
+    old = load_config(write(tmp_path, "format = 1\n[training]\nepochs = 3")).training
+    assert (old.norm_batches, old.crop_border, old.elastic_probability) == (0, False, 1.0)
+    given = load_config(write(tmp_path, "format = 1\n[training]\ncrop_border = true")).training
+    assert (given.norm_batches, given.crop_border) == (0, True)
+    assert load_config(write(tmp_path, "[training]\nepochs = 3")).training == TrainingConfig(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ({}, {"norm_batches": 0}, True),
+        ({"weight_average": 0.9}, {"weight_average": 0.9, "norm_batches": 24}, True),
+        ({"weight_average": 0.9}, {"weight_average": 0.9, "norm_batches": 0}, False),
+        ({}, {"elastic_probability": 1.0}, True),
+        ({"elastic_augmentation": 1.0}, {"elastic_augmentation": 1.0, "elastic_probability": 1.0}, False),
+        ({}, {"crop_border": False}, False),
+    ],
+)
+def test_settings_that_come_to_the_same_compare_as_the_same(one, other, alike):
+    tables = [comparable(to_table(Config(training=TrainingConfig(**changes)))) for changes in (one, other)]
+    assert (tables[0] == tables[1]) == alike
+
+
+def test_crops_that_are_whole_items_have_no_border_to_reach_beyond():
+    tables = [
+        comparable(to_table(Config(data=DataConfig(cut=256), training=TrainingConfig(crop_border=beyond))))
+        for beyond in (True, False)
+    ]
+    assert tables[0] == tables[1]
 
 
 def test_settings_cannot_be_changed_in_place():

@@ -1,11 +1,12 @@
 import dataclasses
+import re
 
 import pytest
 
-from fbunet_jax.config import Config, DataConfig, TrainingConfig
+from fbunet_jax.config import Config, DataConfig, TrainingConfig, to_toml
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import read_json
-from fbunet_jax.runs import Run, create_or_open, default_path, set_aside
+from fbunet_jax.runs import Run, as_begun, create_or_open, default_path, set_aside
 from tests.threads import at_once
 
 DATASET = {"class_names": ["a", "b"], "channels": 1, "fingerprint": "0f"}
@@ -122,9 +123,58 @@ def test_a_run_that_cannot_be_written_or_read_is_a_user_error(tmp_path):
 
 def test_a_run_of_a_newer_format_is_refused(tmp_path):
     run = open_run(tmp_path)
-    run.config.write_text(run.config.read_text().replace("format = 1", "format = 2"))
-    with pytest.raises(RunError, match="has format 2; this version reads format 1"):
+    run.config.write_text(run.config.read_text().replace("format = 2", "format = 3"))
+    with pytest.raises(RunError, match="has format 3; this version reads formats 1 and 2"):
         run.read_config()
+
+
+def as_format_1(run, **training):
+    """Write the settings of a run as the version before format 2 did, which had three settings fewer."""
+    config = Config(training=TrainingConfig(**training))
+    lines = to_toml(config).replace("format = 2", "format = 1").splitlines(keepends=True)
+    new = ("norm_batches", "crop_border", "elastic_probability")
+    run.config.write_text("".join(line for line in lines if not line.startswith(new)))
+    return config
+
+
+def test_a_run_of_format_1_is_resumed_as_it_began(tmp_path):
+    run = open_run(tmp_path)
+    today = as_format_1(run)
+    began = run.read_config().training
+    assert (began.norm_batches, began.crop_border, began.elastic_probability) == (0, False, 1.0)
+    config = as_begun(run, today)
+    assert config.training == began
+    open_run(tmp_path, config)
+
+    for changes in ({"crop_border": False}, {"norm_batches": 5}, {"elastic_probability": 0.5}):
+        asked = dataclasses.replace(today, training=dataclasses.replace(today.training, **changes))
+        assert as_begun(run, asked).training == dataclasses.replace(began, **changes)
+    with pytest.raises(RunError, match=r"training\.norm_batches was 0 and is now 5\. "):
+        open_run(tmp_path, as_begun(run, dataclasses.replace(today, training=TrainingConfig(norm_batches=5))))
+
+
+def test_a_run_of_format_1_stays_one_when_it_is_prolonged(tmp_path):
+    run = open_run(tmp_path)
+    as_format_1(run, epochs=10)
+    open_run(tmp_path, as_begun(run, Config(training=TrainingConfig(epochs=20))))
+    text = run.config.read_text()
+    assert "format = 1" in text
+    assert "epochs = 20" in text
+    assert not re.search("norm_batches|crop_border|elastic_probability", text)
+
+
+def test_a_run_of_format_2_keeps_what_was_set(tmp_path):
+    run = open_run(tmp_path, Config(training=TrainingConfig(crop_border=False)))
+    with pytest.raises(RunError, match=r"training\.crop_border was False and is now True"):
+        open_run(tmp_path, as_begun(run, Config()))
+    assert as_begun(Run(tmp_path / "none"), Config()) == Config()
+
+
+def test_crops_that_format_1_bent_otherwise_are_not_resumed(tmp_path):
+    run = open_run(tmp_path)
+    config = as_format_1(run, elastic_augmentation=2.0)
+    with pytest.raises(RunError, match=r"elastic_augmentation in format 1.*environment\.json"):
+        open_run(tmp_path, as_begun(run, config))
 
 
 def test_the_default_path_is_runs_config_method_and_seed():

@@ -8,7 +8,6 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import FORMAT
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
@@ -19,6 +18,9 @@ from fbunet_jax.training.setup import part_items
 from fbunet_jax.training.trained import best_step, trained_folds
 
 Evaluation = dict[str, Any]
+
+FORMAT = 1
+"""Version of the format of evaluation.json."""
 
 
 class Scores(TypedDict):

@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
-from fbunet_jax.config import METHODS, Config
+from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, with_missing
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, fold_entry
 from fbunet_jax.files import read_json, write_atomically
@@ -155,16 +155,18 @@ def first_difference(cell: Cell, setting: Mapping[str, Any], data: Mapping[str, 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield dotted name, first and second value of every setting that differs and matters; None for one not set.
 
-    A setting that an older cell lacks has its default, with which nothing changes.
+    A setting that an older cell lacks has the value that says what was done then.
     """
-    defaults, flat, against = (
-        flatten_dict(dict(each), sep=".", is_leaf=lambda path, _: path[-1:] == ("classes",))
-        for each in (setting_of(Config()), one, other)
-    )
-    flat, against = defaults | flat, defaults | against
+    before = {**_flat(setting_of(Config())), **BEFORE_FORMAT_2}
+    flat, against = (_flat(comparable(with_missing(each, before))) for each in (one, other))
     for name in {**flat, **against}:
         if flat.get(name) != against.get(name) and name not in _NOT_COMPARED:
             yield name, flat.get(name), against.get(name)
+
+
+def _flat(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings under their dotted names."""
+    return flatten_dict(dict(setting), sep=".", is_leaf=lambda path, _: path[-1:] == ("classes",))
 
 
 def read_cell(path: Path) -> Cell:

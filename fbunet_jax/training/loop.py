@@ -19,7 +19,7 @@ from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import naming
 from fbunet_jax.locks import fold_lock
-from fbunet_jax.runs import FoldDirectory, Run, default_path, set_aside
+from fbunet_jax.runs import FoldDirectory, Run, as_begun, default_path, set_aside
 from fbunet_jax.training import processes
 from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.interruption import Interruption
@@ -92,7 +92,7 @@ def train_fold(
         config = replace(config, data=replace(config.data, root=root))
     # Everything that can be wrong with the settings is found before the run directory holds them.
     run = Run(Path(out).expanduser() if out else default_path(config))
-    directory = run.fold(fold)
+    directory, config = run.fold(fold), as_begun(run, config)
     (started,) = processes.from_first([has_started(directory)])
     dataset, setup, weights = processes.together(
         lambda: prepare_fold(config, fold, run, starts=fresh or not started)  # the same on every process

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.reproduction.cells import place_of, read_cell, read_cells, write_cell
+from fbunet_jax.reproduction.cells import differences, place_of, read_cell, read_cells, write_cell
 
 COUNTS = [[[8, 2], [1, 5]], [[9, 1], [0, 6]]]
 WEIGHTS = {"params/kernel": np.ones(3, np.float32)}
@@ -72,7 +72,7 @@ def test_where_the_data_lie_and_what_changes_no_number_may_differ(folder, make_c
     assert len(read_cells(folder)) == 4
 
 
-def test_a_setting_that_is_younger_than_a_cell_has_its_default_there(folder, make_cell):
+def test_a_setting_that_is_younger_than_a_cell_has_the_value_there_that_says_what_was_done(folder, make_cell):
     old = make_cell("unet", 2, 0, COUNTS)
     del old["setting"]["training"]["dice_weight"]
     write_cell(folder, old, WEIGHTS)
@@ -80,6 +80,16 @@ def test_a_setting_that_is_younger_than_a_cell_has_its_default_there(folder, mak
     write_cell(folder, make_cell("unet", 3, 0, COUNTS, training={"dice_weight": 0.5}), WEIGHTS)
     with pytest.raises(RunError, match=r"training\.dice_weight 0\.5, and it is 0\.0"):
         read_cells(folder)
+
+
+def test_a_cell_of_format_1_of_the_settings_drew_its_crops_inside(make_cell):
+    now, old = (make_cell("unet", 2, 0, COUNTS)["setting"] for _ in range(2))
+    for name in ("norm_batches", "crop_border", "elastic_probability"):
+        del old["training"][name]
+    assert not list(differences(now, old))  # a crop is a whole item
+    for setting in (now, old):
+        setting["data"]["cut"] = 0
+    assert list(differences(now, old)) == [("training.crop_border", True, False)]
 
 
 @pytest.mark.parametrize(
