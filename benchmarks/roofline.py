@@ -19,9 +19,8 @@ from benchmarks.contender import CLASS_WEIGHTS, CLASSES, Task, ours, settings
 from fbunet_jax.accelerators.arithmetic import Arithmetic, count_arithmetic
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.training.memory import reuse_host_memory
-from fbunet_jax.training.state import make_optimizer
+from fbunet_jax.training.state import make_optimizer, state_shapes
 from fbunet_jax.training.steps import make_train_step
-from fbunet_jax.training.trained import state_shapes
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import jax
 
 import fbunet_jax
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
+from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import FoldDirectory, Run, as_begun, compare, default_path
-from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.estimate import Costs, Work, fold_work
 from fbunet_jax.training.logs import FoldLog, read_records
 from fbunet_jax.training.loop import FoldTraining
@@ -25,7 +26,6 @@ from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 from fbunet_jax.training.plan import Stretch
 from fbunet_jax.training.setup import FoldSetup, describe, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState
-from fbunet_jax.training.trained import save_inputs
 
 TIMED_SECONDS = 15.0
 """How long steps are timed."""

@@ -18,8 +18,11 @@ ORDER = [
     "figures",
     "data",
     "models",
-    "training",
+    "interruption",
+    "processes",
+    "checkpoints",
     "inference",
+    "training",
     "evaluation",
     "reproduction",
     "dry_run",
@@ -74,7 +77,7 @@ def test_modules_import_only_from_their_own_room_and_from_above(path):
 
 @pytest.mark.parametrize(
     ("word", "home"),
-    [("pmap", "training/parallel.py"), ("orbax", "training/checkpoints.py"), ("matplotlib", "figures.py")],
+    [("pmap", "training/parallel.py"), ("orbax", "checkpoints/fold.py"), ("matplotlib", "figures.py")],
 )
 def test_only_one_file_names_pmap_orbax_and_matplotlib(word, home):
     assert [path.relative_to(PACKAGE).as_posix() for path in MODULES if word in code_names(path)] == [home]

@@ -4,12 +4,12 @@ import jax
 import pytest
 
 from fbunet_jax import dry_run as module
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.dry_run import dry_run
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import Run
-from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.estimate import Work
 from fbunet_jax.training.setup import open_run
 

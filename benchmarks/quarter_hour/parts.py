@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.errors import DataError
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.runs import FoldDirectory, Place
-from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.trained import abstract_state
+from fbunet_jax.training.state import abstract_state
 
 PART_BYTES = 14_000_000
 

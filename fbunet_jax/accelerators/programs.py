@@ -19,9 +19,8 @@ from fbunet_jax.data.store import ImageStore
 from fbunet_jax.inference.ensemble import combine, segment_view
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.training.setup import mapped_training
-from fbunet_jax.training.state import make_optimizer
+from fbunet_jax.training.state import make_optimizer, state_shapes
 from fbunet_jax.training.steps import make_train_step
-from fbunet_jax.training.trained import state_shapes
 
 TOTAL_STEPS = 2**20
 """Of the learning rate's schedule, which changes no shape."""

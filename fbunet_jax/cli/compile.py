@@ -16,7 +16,7 @@ from fbunet_jax.accelerators.devices import Target, parse_target
 from fbunet_jax.cli.options import given_config, parse_folds, size_text
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.interruption import raise_on_signals
+from fbunet_jax.interruption import raise_on_signals
 
 EXIT_DOES_NOT_FIT = 1
 

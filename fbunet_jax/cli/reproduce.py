@@ -11,8 +11,8 @@ import tyro
 from fbunet_jax.cli.options import given_config, parse_several_folds
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, RunError
+from fbunet_jax.interruption import raise_on_signals
 from fbunet_jax.reproduction.tables import TABLES
-from fbunet_jax.training.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tyro
 
 from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_base
 from fbunet_jax.errors import RunError
-from fbunet_jax.training.interruption import raise_on_signals
+from fbunet_jax.interruption import raise_on_signals
 
 EXIT_ELSEWHERE = 75
 """Nothing failed, but not all is finished: another process trains it (EX_TEMPFAIL of sysexits.h)."""

@@ -13,7 +13,7 @@ from fbunet_jax.cli.distributed import Distributed, joined
 from fbunet_jax.cli.options import given_config, parse_folds, size_text, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.interruption import raise_on_signals
+from fbunet_jax.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def command(options: Sequence[str], prog: str) -> int:
         raise ConfigError("--dry-run rehearses one seed: leave --seeds out; the others take as long again.")
     with joined(arguments.distributed):
         # after parsing, so that --help does not wait for JAX
+        from fbunet_jax.processes import are_many
         from fbunet_jax.training.memory import reuse_host_memory
-        from fbunet_jax.training.processes import are_many
 
         reuse_host_memory()
         if not arguments.dry_run:
@@ -69,7 +69,7 @@ def command(options: Sequence[str], prog: str) -> int:
 
 def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
     """Train every fold with every seed, and tell what came out, the spread between seeds too."""
-    from fbunet_jax.training.processes import is_first
+    from fbunet_jax.processes import is_first
 
     config, out = arguments.settings, arguments.out or None
     configs = [replace(config, seed=config.seed + number) for number in range(arguments.seeds)]
@@ -90,8 +90,8 @@ def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
 
 def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
     """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
+    from fbunet_jax.processes import is_first
     from fbunet_jax.training.loop import train_fold
-    from fbunet_jax.training.processes import is_first
 
     result = train_fold(config, fold, out=out, fresh=fresh)
     state = "was finished already" if result.was_finished else "is finished"

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.checkpoints.trained import best_step, trained_folds
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
@@ -15,7 +16,6 @@ from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import Run
 from fbunet_jax.training.setup import part_items
-from fbunet_jax.training.trained import best_step, trained_folds
 
 Evaluation = dict[str, Any]
 

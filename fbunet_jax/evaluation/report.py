@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from fbunet_jax.checkpoints.trained import trained_folds
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.evaluation import pictures, summary
@@ -23,7 +24,6 @@ from fbunet_jax.figures import class_colours
 from fbunet_jax.files import write_atomically
 from fbunet_jax.models.methods import METHODS
 from fbunet_jax.runs import Run
-from fbunet_jax.training.trained import trained_folds
 
 EXTREMES = 3
 """How many of the worst and of the best images are shown."""

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.errors import DataError, RunError
@@ -18,7 +19,6 @@ from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
 from fbunet_jax.runs import Run
 from fbunet_jax.training.parallel import MappedSegmentation, replicate
 from fbunet_jax.training.setup import describe, make_part
-from fbunet_jax.training.trained import load_trained_fold
 
 
 def load_run_data(run: Run, root: str = "") -> tuple[Config, Dataset]:

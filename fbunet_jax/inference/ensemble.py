@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.data.augment import VIEWS, dihedral_view, opposite_view
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.training.trained import TrainedFold
 
 Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.checkpoints.trained import TrainedFold, load_trained_fold, trained_folds
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.ensemble import Affine, Ensemble
 from fbunet_jax.inference.images import Rows, as_pages
 from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.tiling import BandBlender, Tiling, mirrored
 from fbunet_jax.runs import Run
-from fbunet_jax.training.trained import TrainedFold, load_trained_fold, trained_folds
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -13,12 +13,12 @@ from typing import Literal
 
 from fbunet_jax.doctor.machine import child_environment
 from fbunet_jax.errors import RunError
+from fbunet_jax.interruption import Interruption
 from fbunet_jax.jobs.devices import Device
 from fbunet_jax.jobs.progress import Board, Progress, percent, read_progress
 from fbunet_jax.jobs.trainings import PROGRAM, Trainings
 from fbunet_jax.locks import is_held
 from fbunet_jax.runs import Place
-from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import duration
 
 POLL_SECONDS = 0.5

@@ -14,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
+from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, with_missing
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, fold_entry
@@ -21,7 +22,6 @@ from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.origin import Process
 from fbunet_jax.runs import Place
 from fbunet_jax.toml_tables import to_table
-from fbunet_jax.training.trained import TrainedFold
 
 FORMAT = 1
 """Version of the format of a cell; a newer one is refused."""

@@ -12,11 +12,13 @@ from typing import Any, TextIO, cast
 
 import jax
 
+from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, RunError, did_you_mean
 from fbunet_jax.evaluation.crossval import Entry, evaluate
 from fbunet_jax.files import read_json, write_atomically
+from fbunet_jax.interruption import Interruption, StopAtOnce
 from fbunet_jax.locks import is_held
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.reproduction.cells import (
@@ -32,11 +34,9 @@ from fbunet_jax.reproduction.cells import (
 from fbunet_jax.reproduction.origin import Process, is_like, this_process, today
 from fbunet_jax.reproduction.tables import PaperTable
 from fbunet_jax.runs import FoldDirectory, Place, Run, all_places
-from fbunet_jax.training.interruption import Interruption, StopAtOnce
 from fbunet_jax.training.logs import duration, read_records
 from fbunet_jax.training.loop import FoldResult, train_fold
 from fbunet_jax.training.setup import describe, has_started
-from fbunet_jax.training.trained import load_trained_fold
 
 
 @dataclass(frozen=True)

@@ -13,24 +13,24 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax import processes
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
+from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import Config
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import naming
+from fbunet_jax.interruption import Interruption
 from fbunet_jax.locks import fold_lock
 from fbunet_jax.runs import FoldDirectory, Run, as_begun, default_path, set_aside
-from fbunet_jax.training import processes
-from fbunet_jax.training.checkpoints import FoldCheckpoints
-from fbunet_jax.training.interruption import Interruption
 from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedEvaluation, Metrics, replicate
 from fbunet_jax.training.plan import Stretch, calls, plan_run
 from fbunet_jax.training.previews import FoldPictures
 from fbunet_jax.training.setup import FoldSetup, has_started, mapped_training, open_run, prepare_fold
-from fbunet_jax.training.state import TrainState, create_state, learning_rate_schedule, make_optimizer
-from fbunet_jax.training.trained import abstract_state, save_inputs
+from fbunet_jax.training.state import TrainState, abstract_state, create_state, learning_rate_schedule, make_optimizer
 from fbunet_jax.training.validation import collapsed, validation_record
 
 

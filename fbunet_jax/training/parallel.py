@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, Device, lax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
@@ -19,10 +18,9 @@ from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.processes import AXIS, all_devices
 from fbunet_jax.training.state import TrainState
 from fbunet_jax.training.steps import TrainStep, eval_step
-
-AXIS = "data"
 
 Metrics = dict[str, Array]
 
@@ -42,30 +40,6 @@ def replicate(tree: Any, devices: Sequence[Device] | None = None) -> Any:
     """Put every array of a pytree on all devices (the local ones by default), so that a mapped call copies nothing."""
     mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def all_devices() -> list[Device]:
-    """Return the devices of all processes, those of one process beside each other, in the same order everywhere.
-
-    Raises:
-      ConfigError: a process has more devices than another.
-    """
-    devices = [jax.local_devices(process_index) for process_index in range(jax.process_count())]
-    counts = [len(local) for local in devices]
-    if len(set(counts)) > 1:
-        raise ConfigError(
-            f"The processes have {', '.join(map(str, counts))} devices: expected as many on each. Give every process "
-            "the same number (CUDA_VISIBLE_DEVICES, or JAX_LOCAL_DEVICE_IDS)."
-        )
-    return [device for local in devices for device in local]
-
-
-def global_arrays(tree: Any) -> Any:
-    """Return arrays that every process has replicated on its devices as arrays of all of them; nothing is copied."""
-    if jax.process_count() == 1:
-        return tree
-    mesh = Mesh(np.array(all_devices()), (AXIS,))
-    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
 
 
 def _local_rows(devices: Sequence[Device]) -> list[int]:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jax import Array, Device
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from fbunet_jax import processes
+from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.augment import make_augmentation
 from fbunet_jax.data.datasets import Dataset, load_dataset
@@ -24,15 +27,13 @@ from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.models.methods import abstract_variables, build_model
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.runs import FoldDirectory, Run, create_or_open
-from fbunet_jax.training import processes
 from fbunet_jax.training.losses import class_weights
-from fbunet_jax.training.parallel import MappedTraining, all_devices, check_batch_size
+from fbunet_jax.training.parallel import MappedTraining, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
 from fbunet_jax.training.steps import make_train_step
-from fbunet_jax.training.trained import initial_weights
 
 SHARED_AFTER = 60.0
 """Seconds in which a file that one host has written must be seen by the others: NFS remembers a folder that long."""
@@ -160,7 +161,7 @@ def prepare_fold(
     Raises:
       UserError: anything that can be wrong with the settings, the data, or both together.
     """
-    check_batch_size(config.training.batch_size, len(all_devices()))
+    check_batch_size(config.training.batch_size, len(processes.all_devices()))
     dataset = load_dataset(config.data)
     setup = set_up_fold(config, dataset, run, fold)
     total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
@@ -242,3 +243,28 @@ def check_crop(config: Config) -> None:
         check_size(config.data.crop, config.data.crop, len(config.model.widths))
     except ValueError as error:
         raise ConfigError(f"data.crop = {config.data.crop}: {error}") from error
+
+
+def initial_weights(config: Config, fold: int, model: FeedbackUNet, channels: int) -> dict[str, Any] | None:
+    """Return the variables that the best checkpoint of the same fold of `training.initial_weights` holds, if any.
+
+    Raises:
+      RunError: the run or the fold is missing, or the shapes differ (the first difference is named).
+    """
+    path = config.training.initial_weights
+    if not path:
+        return None
+    old = load_trained_fold(Run(Path(path)), fold)
+    expected = _shapes(abstract_variables(model, channels))
+    found = _shapes(old.variables)
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            raise RunError(
+                f"training.initial_weights = {path}: {name} is {found.get(name, 'absent')} there and "
+                f"{expected.get(name, 'absent')} here. Use the method, widths, classes and channels of that run."
+            )
+    return old.variables
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

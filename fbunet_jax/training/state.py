@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import SingleDeviceSharding
 
-from fbunet_jax.config import TrainingConfig
+from fbunet_jax.config import Config, TrainingConfig
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.methods import abstract_variables
 
 
 class TrainState(NamedTuple):
@@ -125,3 +127,20 @@ def average_weights(decay: float) -> optax.GradientTransformation:
 
 def _convolution_kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
+
+
+def abstract_state(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
+    """Return shapes and types of a training state on one local device, wherever it was saved."""
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    state = state_shapes(config, model, channels)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
+
+
+def state_shapes(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
+    """Return shapes and types of a training state, on no device."""
+    variables = abstract_variables(model, channels)
+    # the schedule's length does not change the shape of the optimiser's state
+    optimizer = make_optimizer(config.training, total_steps=2**30)
+    optimizer_state = jax.eval_shape(optimizer.init, variables["params"])
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(step, variables["params"], variables["batch_stats"], optimizer_state)

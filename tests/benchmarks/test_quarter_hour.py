@@ -230,9 +230,9 @@ def test_a_users_mistake_is_a_sentence(tmp_path):
 
 def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_path):
     """What is carried is what is evaluated; the latest checkpoint, from which training resumes, is carried as it is."""
-    from fbunet_jax.training.checkpoints import FoldCheckpoints
+    from fbunet_jax.checkpoints.fold import FoldCheckpoints
+    from fbunet_jax.checkpoints.trained import load_trained_fold
     from fbunet_jax.training.loop import train_fold
-    from fbunet_jax.training.trained import load_trained_fold
 
     config = load_config(
         "quickstart",

@@ -20,6 +20,7 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 import fbunet_jax
+from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.cli import main, predict_chunks
 from fbunet_jax.config import load_config
 from fbunet_jax.data.synthetic import synthetic_image
@@ -29,7 +30,6 @@ from fbunet_jax.inference.images import open_image
 from fbunet_jax.inference.volumes import Shard
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.training.loop import train_fold
-from fbunet_jax.training.trained import TrainedFold
 
 with warnings.catch_warnings():  # of a default value that the library itself deprecates
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
+from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import fit_normalisation
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.runs import Run
-from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.setup import open_run
-from fbunet_jax.training.trained import abstract_state, save_inputs
+from fbunet_jax.training.state import abstract_state
 
 
 def write_fold(run, config, dataset, fold, step=1):

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from fbunet_jax import interruption
 from fbunet_jax.cli import main
 from fbunet_jax.config import load_config
 from fbunet_jax.doctor.machine import Answer
@@ -17,7 +18,6 @@ from fbunet_jax.jobs.sweep import Sweep
 from fbunet_jax.jobs.trainings import Trainings
 from fbunet_jax.locks import fold_lock
 from fbunet_jax.runs import Run, all_places
-from fbunet_jax.training import interruption
 
 
 def sweep_of(tmp_path, methods=("unet",), folds=(0, 1, 2), devices=("0", "1")):

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.models.methods import build_model
 from fbunet_jax.runs import Run
-from fbunet_jax.training.checkpoints import FoldCheckpoints
-from fbunet_jax.training.trained import abstract_state
+from fbunet_jax.training.state import abstract_state
 
 PROGRAM = Path(__file__).with_name("faulty_train.py")
 TINY = [

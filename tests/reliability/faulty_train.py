@@ -45,7 +45,8 @@ def plant(phase, fault):
     import jax
 
     from fbunet_jax import figures
-    from fbunet_jax.training import checkpoints, logs, parallel
+    from fbunet_jax.checkpoints import fold as checkpoints
+    from fbunet_jax.training import logs, parallel
 
     def before(owner, name):
         original = getattr(owner, name)

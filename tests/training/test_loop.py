@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from fbunet_jax import figures
+from fbunet_jax.checkpoints import fold as checkpoints
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
+from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import METHODS, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
+from fbunet_jax.interruption import Interruption
 from fbunet_jax.runs import Run
-from fbunet_jax.training import checkpoints, validation
-from fbunet_jax.training.checkpoints import FoldCheckpoints
-from fbunet_jax.training.interruption import Interruption
+from fbunet_jax.training import validation
 from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.loop import train_fold
 from fbunet_jax.training.parallel import MappedTraining
-from fbunet_jax.training.trained import load_trained_fold
 
 TINY = {
     "data": {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3},

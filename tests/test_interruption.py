@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
-from fbunet_jax.training import interruption as interruption_module
-from fbunet_jax.training.interruption import Interruption, raise_on_signals
+from fbunet_jax import interruption as interruption_module
+from fbunet_jax.interruption import Interruption, raise_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

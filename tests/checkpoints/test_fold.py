@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from fbunet_jax.checkpoints import seal
+from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import FoldDirectory
-from fbunet_jax.training import seal
-from fbunet_jax.training.checkpoints import FoldCheckpoints
 from fbunet_jax.training.state import TrainState
 
 OPTIMIZER = optax.adam(1e-3)

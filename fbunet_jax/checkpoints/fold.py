@@ -19,19 +19,18 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from fbunet_jax import processes
+from fbunet_jax.checkpoints.seal import damage, seal
 from fbunet_jax.errors import RunError
+from fbunet_jax.interruption import StopAtOnce
 from fbunet_jax.runs import FoldDirectory
-from fbunet_jax.training import processes
-from fbunet_jax.training.interruption import StopAtOnce
-from fbunet_jax.training.parallel import global_arrays
-from fbunet_jax.training.seal import damage, seal
-from fbunet_jax.training.state import TrainState
 
 SCORE = "mean_iou"
 """The metric by which the best checkpoint is chosen: validation mean IoU of the last round."""
 
-STATE, EPOCH = "state", "epoch"
-"""The parts of a checkpoint: the training state, and what the epoch that is not over has measured so far."""
+STATE, EPOCH, VARIABLES = "state", "epoch", "variables"
+"""The parts of a checkpoint: the training state; what the epoch that is not over has measured so far; and the variables
+that were validated, where they are others than the state's own."""
 
 
 _DELETED = "deleted"
@@ -52,7 +51,7 @@ class Resumption(NamedTuple):
         everything up to `step` is recorded.
     """
 
-    state: TrainState
+    state: Any
     step: int
     epoch: dict[str, Any] | None
 
@@ -85,16 +84,23 @@ class FoldCheckpoints:
         if not read_only and any(processes.from_first([directory.unfinished.is_dir()])):
             self._unfinished = _SealedCheckpoints(directory.unfinished)
 
-    def save(self, state: TrainState, step: int, score: float) -> None:
+    def save(self, state: Any, step: int, score: float, variables: Any = None) -> None:
         """Save the state after a validation in the background, with its score.
+
+        Args:
+          state: of the training, a pytree with ``params`` and ``batch_stats``.
+          step: how many steps it has taken.
+          score: of the validation.
+          variables: ``params`` and ``batch_stats`` that were validated, unless they are the state's own.
 
         Raises:
           RunError: this one, or the one before it, could not be written; those before them are kept.
         """
+        parts = {STATE: state} | ({} if variables is None else {VARIABLES: variables})
         with _writable(self._directory):
-            self._scored.save(step, {STATE: _state_to_save(state)}, {SCORE: score})
+            self._scored.save(step, {name: _to_save(part) for name, part in parts.items()}, {SCORE: score})
 
-    def save_unfinished(self, state: TrainState, step: int, epoch: dict[str, Any]) -> None:
+    def save_unfinished(self, state: Any, step: int, epoch: dict[str, Any]) -> None:
         """Save the state in the middle of an epoch in the background, with what the epoch has measured so far.
 
         Args:
@@ -107,7 +113,7 @@ class FoldCheckpoints:
         """
         with _writable(self._directory):
             self._unfinished = self._unfinished or _SealedCheckpoints(self._directory.unfinished)
-            parts = {STATE: _state_to_save(state), EPOCH: ocp.args.JsonSave(epoch)}
+            parts = {STATE: _to_save(state), EPOCH: ocp.args.JsonSave(epoch)}
             self._unfinished.save(step, parts)
 
     def wait(self) -> None:
@@ -136,7 +142,7 @@ class FoldCheckpoints:
         """What is half deleted must not look like broken checkpoints."""
         return self._directory.path / ".unfinished"
 
-    def resume(self, like: TrainState) -> Resumption | None:
+    def resume(self, like: Any) -> Resumption | None:
         """Return where the latest checkpoint stands, or None if there is none.
 
         Args:
@@ -168,22 +174,56 @@ class FoldCheckpoints:
         with _readable(self._directory.checkpoints):
             return _score(self._scored.manager.metrics(step))
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(self, step: int, like: Any) -> Any:
         """Restore a state that has a score, with the shapes, types and placement of `like`.
 
         Raises:
           RunError: the checkpoint does not fit, or is broken.
         """
+        with _fitting(self._whole(step)):
+            return self._scored.manager.restore(step, args=_state_to_restore(like))[STATE]
+
+    def restore_variables(self, step: int, like: Any, *, average: bool) -> Any:
+        """Restore the variables that were validated, with the shapes, types and placement of `like`.
+
+        Args:
+          step: of a checkpoint with a score.
+          like: ``params`` and ``batch_stats``.
+          average: whether the training took an average of the weights. Checkpoints of earlier versions, which have no
+            variables apart from the state, keep it beside the optimiser's moments.
+
+        Raises:
+          RunError: the checkpoint does not fit, or is broken.
+        """
+        folder = self._whole(step)
+        with _fitting(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+
+            def restore(part: str, like: Any) -> Any:
+                kinds = ocp.checkpoint_utils.construct_restore_args(like)
+                arguments = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
+                return checkpointer.restore(folder / part, args=arguments)
+
+            if (folder / VARIABLES).is_dir():
+                return restore(VARIABLES, like)
+            variables = restore(STATE, like)
+            if average:
+                stored = checkpointer.metadata(folder / STATE).item_metadata.tree["optimizer"]
+                moments, kept = jax.tree.map(ocp.utils.to_shape_dtype_struct, stored)
+                kept["average"] = like["params"]
+                variables["params"] = restore(STATE, {"optimizer": [moments, kept]})["optimizer"][-1]["average"]
+            return variables
+
+    def _whole(self, step: int) -> Path:
+        """Return the folder of a checkpoint with a score; what is only read has not been looked through yet."""
         folder = self._directory.checkpoints / str(step)
         if self._read_only and (fault := damage(folder)):
             raise RunError(
                 f"The checkpoint {folder} is broken: {fault}. Copy it again if this is a copy. Otherwise give the "
                 "training's command again, which sets it aside and uses another."
             )
-        with _fitting(folder):
-            return self._scored.manager.restore(step, args=_state_to_restore(like))[STATE]
+        return folder
 
-    def _restore_unfinished(self, step: int, like: TrainState) -> Resumption:
+    def _restore_unfinished(self, step: int, like: Any) -> Resumption:
         assert self._unfinished is not None
         folder = self._directory.unfinished / str(step)
         parts = ocp.args.Composite(**_state_to_restore(like), **{EPOCH: ocp.args.JsonRestore()})
@@ -314,11 +354,11 @@ def _step_of_first(checkpoints: _SealedCheckpoints) -> int | None:
     return None if step_of_first < 0 else step_of_first
 
 
-def _state_to_save(state: TrainState) -> ocp.args.StandardSave:
-    return ocp.args.StandardSave(global_arrays(state))
+def _to_save(tree: Any) -> ocp.args.StandardSave:
+    return ocp.args.StandardSave(processes.global_arrays(tree))
 
 
-def _state_to_restore(like: TrainState) -> ocp.args.Composite:
+def _state_to_restore(like: Any) -> ocp.args.Composite:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     return ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
 

@@ -9,10 +9,15 @@ from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
+from jax import Device
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
-from fbunet_jax.errors import RunError, UserError
+from fbunet_jax.errors import ConfigError, RunError, UserError
+
+AXIS = "data"
+"""Name of the axis over the devices of all processes."""
 
 Result = TypeVar("Result")
 Error = TypeVar("Error", bound=BaseException)
@@ -118,3 +123,27 @@ def found_by_all(error: UserError) -> UserError:
 def is_agreed(error: BaseException) -> bool:
     """Say whether every process has raised an error at the same place."""
     return any(error is each for each in _agreed)
+
+
+def all_devices() -> list[Device]:
+    """Return the devices of all processes, those of one process beside each other, in the same order everywhere.
+
+    Raises:
+      ConfigError: a process has more devices than another.
+    """
+    devices = [jax.local_devices(process_index) for process_index in range(jax.process_count())]
+    counts = [len(local) for local in devices]
+    if len(set(counts)) > 1:
+        raise ConfigError(
+            f"The processes have {', '.join(map(str, counts))} devices: expected as many on each. Give every process "
+            "the same number (CUDA_VISIBLE_DEVICES, or JAX_LOCAL_DEVICE_IDS)."
+        )
+    return [device for local in devices for device in local]
+
+
+def global_arrays(tree: Any) -> Any:
+    """Return arrays that every process has replicated on its devices as arrays of all of them; nothing is copied."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(all_devices()), (AXIS,))
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
