@@ -20,6 +20,7 @@ FORMAT = 2
 
 BEFORE_FORMAT_2: dict[str, Any] = {
     "training.norm_batches": 0,
+    "training.validation_tiles": "separate",
     "training.crop_border": False,
     "training.elastic_probability": 1.0,
 }
@@ -181,6 +182,9 @@ class TrainingConfig:
     weight_average and 0 without."""
     validate_every: int = 1
     """Epochs between validations, each of which also saves a checkpoint."""
+    validation_tiles: Literal["overlapping", "separate"] = "overlapping"
+    """How validation cuts an image that is larger than a tile: as predict and evaluate do, or into separate tiles of
+    data.crop pixels, which takes less than half the time and scores lower."""
     save_minutes: float = 10.0
     """Minutes after which a long epoch is also saved on its way; 0 saves whenever a step is done."""
     previews: int = 4
@@ -308,7 +312,8 @@ def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
     if not training["elastic_augmentation"]:
         training["elastic_probability"] = BEFORE_FORMAT_2["training.elastic_probability"]
     if 0 < data["cut"] <= data["crop"]:
-        training["crop_border"] = BEFORE_FORMAT_2["training.crop_border"]
+        for name in ("crop_border", "validation_tiles"):
+            training[name] = BEFORE_FORMAT_2[f"training.{name}"]
     return {**table, "training": training}
 
 

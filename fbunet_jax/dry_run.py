@@ -17,15 +17,18 @@ from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
+from fbunet_jax.processes import all_devices
 from fbunet_jax.runs import FoldDirectory, Run, as_begun, compare, default_path
 from fbunet_jax.training.estimate import Costs, Work, fold_work
 from fbunet_jax.training.logs import FoldLog, read_records
 from fbunet_jax.training.loop import FoldTraining
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
+from fbunet_jax.training.parallel import MappedValidation
 from fbunet_jax.training.plan import Stretch
 from fbunet_jax.training.setup import FoldSetup, describe, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState
+from fbunet_jax.training.tiles import plan_validation
 
 TIMED_SECONDS = 15.0
 """How long steps are timed."""
@@ -109,7 +112,7 @@ def dry_run(
         host, device = peak_host_bytes(), peak_device_bytes()
         disk = KEPT_CHECKPOINTS * max(_size(path) for path in trial.fold(fold).checkpoints.iterdir())
         _predict_one(trial, fold, dataset, tell)
-    work = fold_work(config, run, dataset, folds, rehearsal.validation_batch)
+    work = fold_work(config, run, dataset, folds, len(all_devices()))
     return Estimate(work, costs, groups, host, device, disk)
 
 
@@ -117,14 +120,14 @@ class _Rehearsal:
     """The parts of one fold's training, each run until its cost is known."""
 
     def __init__(self, config: Config, fold: int, setup: FoldSetup, directory: FoldDirectory, tell: Tell) -> None:
-        # drawing is timed by itself; validation is that of the first tiles only
+        # drawing is timed by itself; validation is that of the first batches only
         self.config = replace(config, training=replace(config.training, preview_every=2**31 - 1))
         self.fold, self.directory, self.tell = fold, directory, tell
-        devices = jax.local_device_count()
-        self.validation_batch = devices * max(1, config.training.batch_size // devices)
-        tiles = setup.validation.tiles[: VALIDATION_BATCHES * self.validation_batch]
-        self.batches = -(-len(tiles) // self.validation_batch)
-        self.setup = replace(setup, validation=replace(setup.validation, tiles=tiles))
+        self.setup = setup
+        plan = plan_validation(config, setup.validation.sizes, len(all_devices()))
+        longest = max(plan, key=lambda each: len(each.tiles))
+        self.plan = [longest._replace(tiles=longest.tiles[:VALIDATION_BATCHES])]
+        self.batches = len(self.plan[0].tiles)
 
     def measure(self, start: float, weights: dict[str, Any] | None) -> tuple[Costs, int]:
         """Train two steps, validate, save, go on from there, time everything, and return the costs.
@@ -138,13 +141,14 @@ class _Rehearsal:
         """
         with FoldCheckpoints(self.directory) as checkpoints:
             training = FoldTraining(self.config, self.fold, self.setup, self.directory, checkpoints)
+            training.evaluate = MappedValidation(self.setup.model, self.plan)
             creating, (state, *_) = _timed(lambda: training.start(weights))
             with training.log(0, 0, io.StringIO()) as log:
                 first_steps, state = _timed(lambda: _train(training, Stretch(1, 0, 2, True), state, log))
                 self.tell(f"trained      2 steps in {creating + first_steps:.1f} s, compiling included")
                 first_validation, _ = _timed(lambda: _validate(training, Stretch(1, 0, 2, True), state, log))
-                first_picture, _ = _timed(lambda: training.pictures.draw(state, training.validation_store, 1))
-                count, seconds = len(self.setup.validation.tiles), first_validation + first_picture
+                first_picture, _ = _timed(lambda: training.pictures.draw(state.variables, training.validation_store, 1))
+                count, seconds = (self.plan[0].tiles[..., 0] >= 0).sum(), first_validation + first_picture
                 self.tell(f"validated    {count} tiles, and drawn, in {seconds:.1f} s, compiling included")
         with FoldCheckpoints(self.directory) as checkpoints:
             training.checkpoints = checkpoints
@@ -158,12 +162,13 @@ class _Rehearsal:
                 groups = len(read_records(self.directory.timing, "train")) - 2
                 validation, _ = _timed(lambda: _validate(training, Stretch(3, step - 1, step, True), state, log))
                 evaluating = read_records(self.directory.timing, "validation")[-1]["seconds"]
-                picture, _ = _timed(lambda: training.pictures.draw(state, training.validation_store, 3))
+                picture, _ = _timed(lambda: training.pictures.draw(state.variables, training.validation_store, 3))
+                norm, _ = _timed(lambda: jax.block_until_ready(training.variables(state, step, lambda: None)))
             saving, _ = _timed(checkpoints.close)
         firsts = (first_steps - 2 * step_cost, first_validation - validation, first_picture - picture)
         compiling = creating + sum(max(0.0, first) for first in firsts)
-        save = validation - evaluating + saving
-        return Costs(start, compiling, step_cost, record, evaluating / self.batches, save, picture), groups
+        save = validation - evaluating + norm + saving
+        return Costs(start, compiling, step_cost, record, (evaluating - norm) / self.batches, save, picture), groups
 
     def _time_steps(
         self, training: FoldTraining, state: TrainState, step: int, log: FoldLog

@@ -158,8 +158,8 @@ class Packing:
         """Return the files of a training, its best checkpoint without the optimiser's moments."""
         files = parts.named(parts.training_files(self.table, place), self.table.path)
         _, *best = parts.latest_and_best(self.table.fold(place))
-        run = self.table.run(place)
-        if not best or run.read_config().training.weight_average:
+        training = self.table.run(place).read_config().training
+        if not best or training.weight_average or training.norm_batch_count:
             return files
         with tempfile.TemporaryDirectory() as name:
             small = Run(Path(name)).fold(place.fold)

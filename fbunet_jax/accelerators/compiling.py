@@ -125,7 +125,7 @@ def compile_for(
     )
     answers = _ask(config, request, tell, log)
     programs = {each["share"]: each for each in answers["training"]}
-    steps = count_work(config, workload.train, workload.validation, config.training.batch_size).steps
+    steps = count_work(config, workload.train, workload.validation, target.count).steps
     return {
         "device": target.name,
         "devices": target.count,

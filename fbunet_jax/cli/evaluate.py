@@ -24,6 +24,9 @@ class Arguments:
     tta: bool = False
     """Average over the 8 rotations and mirror images of each tile (test-time augmentation), which takes 8 times as
     long; the results lie beside the others, and no page is written."""
+    whole: bool = False
+    """Evaluate whole images where data.cut has cut them, as predict segments them; the results lie beside the others,
+    and no page is written."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
     report: bool = True
@@ -46,6 +49,7 @@ def command(options: Sequence[str], prog: str) -> int:
         split=arguments.split,
         root=arguments.data_root,
         tta=arguments.tta,
+        whole=arguments.whole,
         tell=lambda line: print(line, flush=True),
     )
     print(crossval.table(evaluation))
@@ -53,7 +57,7 @@ def command(options: Sequence[str], prog: str) -> int:
         present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
         print(f"Missing: fold {', '.join(map(str, missing))} of {count}; mean and std are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
-    if arguments.report and not arguments.tta:
+    if arguments.report and not arguments.tta and not arguments.whole:
         from fbunet_jax.evaluation.report import write_report
 
         page = write_report([arguments.run], split=arguments.split, root=arguments.data_root)

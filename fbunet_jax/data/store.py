@@ -69,20 +69,21 @@ def check_pixels(count: int) -> None:
         )
 
 
-def gather_crop(store: ImageStore, item: Array, corner: Array, side: int) -> tuple[Array, Array]:
-    """Read one square crop on the device.
+def gather_crop(store: ImageStore, item: Array, corner: Array, side: int | tuple[int, int]) -> tuple[Array, Array]:
+    """Read one crop on the device.
 
     Args:
       store: the images.
       item: [] int32, which image; -1 gives a crop in which every label is ignored.
       corner: `[2]` int32, top and left in pixels.
-      side: of the crop, in pixels.
+      side: of a square crop, or height and width, in pixels.
 
     Returns:
       Image `[side, side, C]` float32, normalised, mirrored beyond the border; label `[side, side]` int32, 255 there.
     """
+    down, across = (side, side) if isinstance(side, int) else side
     height, width = store.sizes[item, 0], store.sizes[item, 1]
-    rows, columns = corner[0] + jnp.arange(side), corner[1] + jnp.arange(side)
+    rows, columns = corner[0] + jnp.arange(down), corner[1] + jnp.arange(across)
     inside = (rows < height)[:, None] & (columns < width)[None, :] & (item >= 0)
     flat = store.offsets[item] + _mirror(rows, height)[:, None] * width + _mirror(columns, width)[None, :]
     image = store.pixels[flat].astype(jnp.float32) * store.scale[item] + store.shift[item]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,11 @@ class Scores(TypedDict):
 
 
 class Entry(TypedDict):
-    """What a fold reached, as evaluation.json holds it; see `fold_entry`."""
+    """What a fold reached, as evaluation.json holds it; see `fold_entry`.
+
+    Items that are larger than ``tile`` pixels are cut into tiles that overlap. Earlier versions, which wrote neither,
+    cut them into separate tiles of `data.crop` pixels.
+    """
 
     fold: int
     step: int
@@ -40,6 +44,8 @@ class Entry(TypedDict):
     mean_iou: float | None
     iou: list[float | None]
     rounds: list[Scores]
+    tile: NotRequired[int]
+    overlap: NotRequired[int]
 
 
 def evaluate(
@@ -49,6 +55,7 @@ def evaluate(
     split: str = "test",
     root: str = "",
     tta: bool = False,
+    whole: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Segment one part of every fold with its best checkpoint and compare with the truth.
@@ -60,6 +67,7 @@ def evaluate(
       root: folder of the data set, where it is no longer where the run found it.
       tta: average the probabilities over the 8 dihedral views of each tile. Such an evaluation is kept apart from the
         others: its split, and the names of its files, end with ``-tta``.
+      whole: evaluate the images as they were before `data.cut`; likewise kept apart, as ``-whole``.
       tell: called with a line about each fold.
 
     Returns:
@@ -77,12 +85,13 @@ def evaluate(
             f"{run} has no trained fold. Train one first, or go on with it: "
             f"python train.py --config {opened.config} --fold 0 --out {run}"
         )
-    config, dataset = load_run_data(opened, root)
-    name = f"{split}-tta" if tta else split
+    config, dataset = load_run_data(opened, root, whole=whole)
+    name = split + "-whole" * whole + "-tta" * tta
     for fold in wanted:
         segmentation = FoldSegmentation(opened, config, dataset, fold, tta=tta)
         items = count_items(segmentation, dataset, part_items(config, opened, dataset, fold)[split])
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
+        entry |= {"tile": segmentation.tiling.tile, "overlap": segmentation.tiling.overlap}
         items.save(opened.fold(fold).items(name))
         write_atomically(opened.fold(fold).evaluation(name), json.dumps(entry, indent=1) + "\n")
         tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {_percent(entry['mean_iou'])} %")
@@ -116,13 +125,17 @@ def fold_entry(fold: int, step: int, images: int, confusion: NDArray[np.int64]) 
 
 
 def present_entries(run: Run, split: str) -> list[Evaluation]:
-    """Return the evaluations of all folds that belong to the fold's present best checkpoint."""
-    entries = []
-    for fold in range(run.read_config().data.folds):
+    """Return the evaluations of all folds that belong to the fold's present best checkpoint.
+
+    Those of images in separate tiles, as earlier versions made them, are not among them, unless the items were cut into
+    such tiles anyway.
+    """
+    entries, data = [], run.read_config().data
+    for fold in range(data.folds):
         file = run.fold(fold).evaluation(split)
         if file.is_file():
             entry = _read_entry(file, fold, len(run.read_dataset()["class_names"]))
-            if entry["step"] == best_step(run, fold):
+            if entry["step"] == best_step(run, fold) and ("tile" in entry or 0 < data.cut <= data.crop):
                 entries.append(entry)
     return entries
 

@@ -96,15 +96,14 @@ def count_items(segmentation: FoldSegmentation, dataset: Dataset, items: NDArray
     classes, rounds = len(dataset.class_names), segmentation.trained.model.rounds
     confusion = np.zeros((len(items), rounds, classes, classes), np.int64)
     moves = np.zeros((len(items), classes, classes, classes), np.int64)
-    for position, top, left, predicted in segmentation.tiles(items):
-        height, width = predicted.shape[1:]
-        label = dataset.labels[items[position]][top : top + height, left : left + width]
-        counted = label < classes
-        truth = label[counted]
-        chosen = predicted[:, counted]
-        for index in range(rounds):
-            confusion[position, index] += _count(classes, truth, chosen[index])
-        moves[position] += _count(classes, truth, chosen[0], chosen[-1])
+    for position, item in enumerate(items):
+        for first, predicted in segmentation.bands(item):
+            label = dataset.labels[item][first : first + predicted.shape[1]]
+            counted = label < classes
+            truth, chosen = label[counted], predicted[:, counted]
+            for index in range(rounds):
+                confusion[position, index] += _count(classes, truth, chosen[index])
+            moves[position] += _count(classes, truth, chosen[0], chosen[-1])
     return ItemCounts(
         segmentation.trained.fold,
         segmentation.trained.step,

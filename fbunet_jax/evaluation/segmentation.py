@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
-from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.inference.predictor import Predictor, Tiles
+from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
 from fbunet_jax.runs import Run
-from fbunet_jax.training.parallel import MappedSegmentation, replicate
-from fbunet_jax.training.setup import describe, make_part
+from fbunet_jax.training.setup import describe
 
 
-def load_run_data(run: Run, root: str = "") -> tuple[Config, Dataset]:
+def load_run_data(run: Run, root: str = "", *, whole: bool = False) -> tuple[Config, Dataset]:
     """Return the settings of a run and the data set that it was trained with.
 
     Args:
       run: the run.
       root: folder of the data set, where it is no longer where the run found it.
+      whole: return the images as they were before `data.cut`, and settings without it.
 
     Raises:
       UserError: the folder is no run, or the data cannot be read or are not those of the run.
@@ -43,11 +45,16 @@ def load_run_data(run: Run, root: str = "") -> tuple[Config, Dataset]:
             f"The images in {config.data.root or 'the synthetic data set'} are not those that {run.path} was trained "
             "with. Give the folder of the same data set with --data-root."
         )
+    if whole:
+        if not config.data.cut:
+            raise ConfigError(f"--whole: the images of {run.path} are not cut (data.cut = 0); leave the option out.")
+        config = replace(config, data=replace(config.data, cut=0))
+        dataset = load_dataset(config.data)
     return config, dataset
 
 
 class FoldSegmentation:
-    """The best checkpoint of one fold, which segments items of the run's data set in tiles of `data.crop` pixels."""
+    """The best checkpoint of one fold, which segments items of the run's data set as prediction does."""
 
     def __init__(self, run: Run, config: Config, dataset: Dataset, fold: int, *, tta: bool = False) -> None:
         """Restore the fold; with `tta` the probabilities of the 8 dihedral views of each tile are averaged.
@@ -58,35 +65,27 @@ class FoldSegmentation:
         self.trained = load_trained_fold(run, fold)
         self.dataset = dataset
         self.tile = config.data.crop
-        self._mapped = MappedSegmentation(
-            self.trained.model, tile=self.tile, batch_size=config.training.batch_size, tta=tta
-        )
-        self._variables = replicate(self.trained.variables)
+        self._predictor = Predictor([self.trained], dataset.images[0].shape[-1])
+        self._tiles = Tiles(tta=tta)
 
-    def tiles(self, items: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, int, NDArray[np.uint8]]]:
-        """Yield position in ``items``, top, left, and the classes of every round `[R, h, w]` uint8 of each tile.
+    @property
+    def tiling(self) -> Tiling:
+        """The tiles of large items; a small one is a tile of its own."""
+        return self._predictor.tiling(self._tiles)
 
-        The tiles cover every pixel of every item once; those at the border are smaller.
-        """
-        part = make_part(self.dataset, np.asarray(items), self.trained.normalisation, self.tile)
-        predicted = self._mapped(self._variables, replicate(part.store), part.tiles)
-        for (position, top, left), classes in zip(part.tiles.tolist(), predicted, strict=True):
-            height, width = part.sizes[position]
-            yield position, top, left, classes[:, : height - top, : width - left]
+    def bands(self, item: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the bands of an item, from top to bottom: first row, classes of every round `[R, rows, W]` uint8."""
+        image = self.dataset.images[item]
+        height, width = image.shape[:2]
+        affine = self.trained.normalisation.affine(image)
+        yield from self._predictor.rounds(lambda first, last: image[first:last], height, width, affine, self._tiles)
 
     def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return the classes of every round `[R, h, w]` uint8 of each item, every ``strides[i]``-th row and column."""
-        maps: list[NDArray[np.uint8]] = []
-        for item, stride in zip(items, strides, strict=True):
-            height, width = self.dataset.labels[item].shape
-            shape = (self.trained.model.rounds, -(-height // stride), -(-width // stride))
-            maps.append(np.zeros(shape, np.uint8))
-        for position, top, left, classes in self.tiles(items):
-            stride = strides[position]
-            kept = classes[:, -top % stride :: stride, -left % stride :: stride]
-            row, column = -(-top // stride), -(-left // stride)
-            maps[position][:, row : row + kept.shape[1], column : column + kept.shape[2]] = kept
-        return maps
+        return [
+            np.concatenate([c[:, -first % stride :: stride, ::stride] for first, c in self.bands(item)], axis=1)
+            for item, stride in zip(items, strides, strict=True)
+        ]
 
     def first_block(self, item: int) -> NDArray[np.float32]:
         """Return the summed features of the first layer, last round, in an item's first tile `[h, w]` (Fig. 8)."""

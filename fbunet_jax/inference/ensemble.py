@@ -1,7 +1,7 @@
 """One batch of tiles through every fold: mean probabilities and the disagreement between folds, on the device."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +29,8 @@ class Ensemble:
         # compiled once although every fold has a network: they differ in their weights only
         self._segment = jax.jit(partial(segment_view, folds[0].model.clone(dtype=dtype)))
         self._combine = jax.jit(combine)
+        self._segment_rounds = jax.jit(partial(segment_rounds, folds[0].model.clone(dtype=dtype)))
+        self._combine_rounds = jax.jit(combine_rounds)
         self._variables = jax.device_put([fold.variables for fold in folds])
         self._compiling, self._compiled = threading.Lock(), set[tuple[Any, ...]]()
 
@@ -47,23 +49,41 @@ class Ensemble:
           `[B, T, T, K + 1]` float32, multiplied by the weights: the mean probabilities, and the mutual information
           between class and fold in nats. Not waited for.
         """
-        kind = pixels.shape, pixels.dtype, tta
+        return self._once(self._members, pixels, affines, weights, tta)
+
+    def rounds(
+        self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool = False
+    ) -> Array:
+        """Return the probabilities of every round of the first fold, `[B, T, T, R K]` float32, otherwise as a call."""
+        return self._once(self._rounds, pixels, affines, weights, tta)
+
+    def _once(self, call: Callable[..., Array], *arguments: Any) -> Array:
+        """Call; threads that come while it is compiled wait, and do not compile it too."""
+        pixels, *_, tta = arguments
+        kind = call.__name__, pixels.shape, pixels.dtype, tta
         if kind in self._compiled:
-            return self._call(pixels, affines, weights, tta=tta)
-        # threads that come meanwhile wait, and do not compile it too
+            return call(*arguments)
         with self._compiling:
-            values = self._call(pixels, affines, weights, tta=tta)
+            values = call(*arguments)
             self._compiled.add(kind)
             return values
 
-    def _call(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool) -> Array:
-        tiles = jnp.asarray(pixels)
-        views = [np.int32(view) for view in range(VIEWS if tta else 1)]
+    def _members(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], tta: bool) -> Array:
+        tiles, views = jnp.asarray(pixels), _views(tta)
         members = [
             [self._segment(variables, tiles, scale, shift, view) for view in views]
             for variables, (scale, shift) in zip(self._variables, affines, strict=True)
         ]
         return self._combine(members, weights)
+
+    def _rounds(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], tta: bool) -> Array:
+        tiles, (scale, shift) = jnp.asarray(pixels), affines[0]
+        members = [self._segment_rounds(self._variables[0], tiles, scale, shift, view) for view in _views(tta)]
+        return self._combine_rounds(members, weights)
+
+
+def _views(tta: bool) -> list[np.int32]:
+    return [np.int32(view) for view in range(VIEWS if tta else 1)]
 
 
 def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
@@ -77,10 +97,17 @@ def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Arra
       shift: `[C]`.
       view: [] int32, 0 to 7, see `dihedral_view`; 0 is the tile as it is.
     """
+    return segment_rounds(model, variables, pixels, scale, shift, view)[-1]
+
+
+def segment_rounds(
+    model: FeedbackUNet, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array
+) -> Array:
+    """Return the probabilities of every round, `[R, B, T, T, K]` float32; see `segment_view`."""
     turn = jax.vmap(dihedral_view, in_axes=(0, None))
     images = turn(pixels, view).astype(jnp.float32) * scale + shift
     logits = cast(Array, model.apply(variables, images, train=False))
-    return turn(jax.nn.softmax(logits[-1].astype(jnp.float32)), opposite_view(view))
+    return jax.vmap(turn, in_axes=(0, None))(jax.nn.softmax(logits.astype(jnp.float32)), opposite_view(view))
 
 
 def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:
@@ -90,6 +117,12 @@ def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:
     disagreement = entropy(mean) - sum(map(entropy, folds)) / len(folds)
     values = jnp.concatenate([mean, jnp.maximum(disagreement, 0)[..., None]], axis=-1)
     return values * weights[:, None, None] * weights[:, None]
+
+
+def combine_rounds(views: Sequence[Array], weights: Array) -> Array:
+    """Return what `Ensemble.rounds` returns from the probabilities `[R, B, T, T, K]` of every view."""
+    mean = jnp.moveaxis(sum(views[1:], start=views[0]) / len(views), 0, 3)
+    return mean.reshape(*mean.shape[:3], -1) * weights[:, None, None] * weights[:, None]
 
 
 def entropy(probabilities: Array) -> Array:

@@ -1,8 +1,9 @@
 """Trained folds segment images of any size: ``load(run).predict(image)``."""
 
 import itertools
+import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import TrainedFold, load_trained_fold, trained_folds
@@ -50,7 +52,8 @@ class Tiles(NamedTuple):
     """How a page is cut; None for the default.
 
     Attributes:
-      tile: side of the square tiles in pixels, a multiple of 2^(levels - 1); 512 by default.
+      tile: side of the square tiles in pixels, a multiple of 2^(levels - 1); 512 by default, and less for a page that
+        is smaller.
       overlap: pixels that neighbours share at least, likewise; 192 by default, at most half of the tile.
       batch: tiles at once; by default 1 on a CPU and 8 elsewhere.
       tta: average over the 8 dihedral views of each tile (test-time augmentation), which takes 8 times as long.
@@ -184,36 +187,65 @@ class Predictor:
         Raises:
           ConfigError: the tiles do not fit the network.
         """
-        tiles = tiles or Tiles()
-        tiling = self.tiling(tiles)
-        blender = BandBlender(tiling, height, width, len(self.class_names) + 1)
-        for (top, left), values in self._segmented(tiling, tiles, rows, (height, width)):
-            for first, band in blender.add(top, left, values):
-                yield Band(first, band)
-        for first, band in blender.finish():
+        affines = self.affines(rows, height, width)
+        segment = partial(self.ensemble, affines=affines)
+        for first, band in self._blended(segment, len(self.class_names) + 1, rows, (height, width), tiles or Tiles()):
             yield Band(first, band)
 
-    def _segmented(
-        self, tiling: Tiling, tiles: Tiles, rows: Rows, size: tuple[int, int]
-    ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
-        """Yield top, left and weighted values `[T, T, K + 1]` of every tile, row by row."""
+    def rounds(
+        self, rows: Rows, height: int, width: int, affine: Affine, tiles: Tiles | None = None
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Segment one page with the first fold alone, band by band, in every feedback round.
+
+        Args:
+          rows: gives rows `[rows, W, C]` of the page.
+          height: of the page.
+          width: of the page.
+          affine: scale and shift `[C]`, see `Normalisation.affine`.
+          tiles: their size, overlap, number at once, and views.
+
+        Yields:
+          The first row of a band, and the class index of every round `[R, rows, W]` uint8.
+        """
+        shape = self.folds[0].model.rounds, len(self.class_names)
+        segment = partial(self.ensemble.rounds, affines=[affine])
+        for first, band in self._blended(segment, math.prod(shape), rows, (height, width), tiles or Tiles()):
+            chosen = band.reshape(*band.shape[:2], *shape).argmax(axis=-1)
+            yield first, np.moveaxis(chosen, -1, 0).astype(np.uint8)
+
+    def _blended(
+        self,
+        segment: Callable[..., Array],
+        values: int,
+        rows: Rows,
+        size: tuple[int, int],
+        tiles: Tiles,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield first row and blended values `[rows, W, values]` of every band."""
+        tiling = self.tiling(tiles, size)
+        blender = BandBlender(tiling, *size, values)
         batch = default_batch() if tiles.batch is None else tiles.batch
-        affines, weights = self.affines(rows, *size), tiling.weights()
-        source = _tiles(tiling, rows, *size)
+        weights, source = tiling.weights(), _tiles(tiling, rows, *size)
 
         def batches() -> Iterator[tuple[tuple[tuple[int, int], ...], Job]]:
             while chunk := list(itertools.islice(source, batch)):
                 corners, pixels = zip(*chunk, strict=True)
                 # every batch has one shape, so that everything is compiled once
                 padded = np.stack([*pixels, *[pixels[-1]] * (batch - len(chunk))])
-                yield corners, partial(self.ensemble, padded, affines, weights, tta=tiles.tta)
+                yield corners, partial(segment, padded, weights=weights, tta=tiles.tta)
 
-        for corners, values in in_order(batches()):
+        for corners, results in in_order(batches()):
             # not strict: the results of the padding are dropped
-            yield from zip(corners, values, strict=False)
+            for (top, left), weighted in zip(corners, results, strict=False):
+                yield from blender.add(top, left, weighted)
+        yield from blender.finish()
 
-    def tiling(self, tiles: Tiles) -> Tiling:
+    def tiling(self, tiles: Tiles, page: tuple[int, int] | None = None) -> Tiling:
         """Return the tiles that these settings, None for the default, stand for.
+
+        Args:
+          tiles: the settings.
+          page: height and width of the page that is cut: a small one is one tile of its own size.
 
         Raises:
           ConfigError: they do not fit the network.
@@ -223,7 +255,7 @@ class Predictor:
                 raise ConfigError(f"{name} = {value!r}: expected a whole number.")
         if tiles.batch is not None and tiles.batch < 1:
             raise ConfigError(f"batch = {tiles.batch}: expected at least 1 tile at once.")
-        return Tiling.fitting(self.unit, tiles.tile, tiles.overlap)
+        return Tiling.fitting(self.unit, tiles.tile, tiles.overlap, page=page)
 
     def affines(self, rows: Rows, height: int, width: int) -> list[Affine]:
         """Return scale and shift of every fold; the percentiles of a large page are those of every n-th row."""

@@ -14,6 +14,9 @@ DEFAULT_TILE = 512
 DEFAULT_OVERLAP = 192
 """In pixels; docs/prediction.md has the measurements behind both."""
 
+SMALL_STEP = 64
+"""The tile of a page smaller than the default tile is a multiple of this many pixels, so that few are compiled."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -48,13 +51,25 @@ class Tiling:
             )
 
     @classmethod
-    def fitting(cls, unit: int, tile: int | None = None, overlap: int | None = None) -> Self:
+    def fitting(
+        cls, unit: int, tile: int | None = None, overlap: int | None = None, *, page: tuple[int, int] | None = None
+    ) -> Self:
         """Return the tiles for a unit, with the defaults in place of None.
+
+        Args:
+          unit: see the class.
+          tile: its side; without it, and without an overlap, a page that is smaller than the default tile is one tile
+            of its own size, rounded up.
+          overlap: of neighbours.
+          page: height and width, if known.
 
         Raises:
           ConfigError: a size does not fit.
         """
         side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
+        if page and tile is None and overlap is None:
+            step = math.lcm(SMALL_STEP, unit)
+            side = min(side, max(2 * unit, math.ceil(max(page) / step) * step))
         return cls(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit if overlap is None else overlap, unit)
 
     def origins(self, size: int) -> list[int]:

@@ -26,7 +26,7 @@ class PageWindows:
     def __init__(self, predictor: Predictor, image: OpenImage, page: int, tiles: Tiles) -> None:
         """Begin a page; its percentiles are measured now if the network wants them."""
         self._predictor, self._image, self._page, self._tta = predictor, image, page, tiles.tta
-        self._tiling = predictor.tiling(tiles)
+        self._tiling = predictor.tiling(tiles, (image.height, image.width))
         self._batch = batch = default_batch() if tiles.batch is None else tiles.batch
         self._affines = predictor.affines(image.rows(page), image.height, image.width)
         self._weights = self._tiling.weights()

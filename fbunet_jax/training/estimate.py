@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
-from fbunet_jax.data.sampling import Size, epoch_items, grid_tiles
+from fbunet_jax.data.sampling import Size, epoch_items
 from fbunet_jax.runs import Run
 from fbunet_jax.training.plan import plan_run
 from fbunet_jax.training.setup import part_items
+from fbunet_jax.training.tiles import plan_validation
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Costs:
       step: of training.
       record: what stands between two epochs.
       batch: of validation.
-      save: of a checkpoint, with its records.
+      save: of a checkpoint, with its records, and statistics of batch normalisation if they are estimated.
       picture: curves and previews.
     """
 
@@ -67,7 +68,7 @@ class Costs:
         )
 
 
-def fold_work(config: Config, run: Run, dataset: Dataset, folds: Sequence[int], batch: int) -> dict[int, Work]:
+def fold_work(config: Config, run: Run, dataset: Dataset, folds: Sequence[int], devices: int) -> dict[int, Work]:
     """Count the work of each fold.
 
     Args:
@@ -75,13 +76,13 @@ def fold_work(config: Config, run: Run, dataset: Dataset, folds: Sequence[int], 
       run: whose folds are used if it exists; nothing is written.
       dataset: all images.
       folds: which folds.
-      batch: validation tiles in a batch, over all devices.
+      devices: which share each batch.
     """
     work = {}
     for fold in folds:
         items = part_items(config, run, dataset, fold)
         train, validation = (image_sizes(dataset, items[part]) for part in ("train", "validation"))
-        work[fold] = count_work(config, train, validation, batch)
+        work[fold] = count_work(config, train, validation, devices)
     return work
 
 
@@ -90,14 +91,14 @@ def image_sizes(dataset: Dataset, items: NDArray[np.integer]) -> list[Size]:
     return [(dataset.images[i].shape[0], dataset.images[i].shape[1]) for i in items]
 
 
-def count_work(config: Config, train: Sequence[Size], validation: Sequence[Size], batch: int) -> Work:
+def count_work(config: Config, train: Sequence[Size], validation: Sequence[Size], devices: int) -> Work:
     """Count the work of a fold.
 
     Args:
       config: the settings.
       train: height and width of each training image, in pixels.
       validation: likewise.
-      batch: validation tiles in a batch, over all devices.
+      devices: which share each batch.
     """
     plan = plan_run(config.training, len(epoch_items(train, config.data.crop)))
     validations = sum(stretch.validates for stretch in plan)
@@ -105,7 +106,7 @@ def count_work(config: Config, train: Sequence[Size], validation: Sequence[Size]
         steps=plan[-1].last,
         records=len(plan),
         validations=validations,
-        batches=validations * -(-len(grid_tiles(validation, config.data.crop)) // batch),
+        batches=validations * sum(len(each.tiles) for each in plan_validation(config, validation, devices)),
         # every so often, and at the end
         pictures=-(-validations // config.training.preview_every),
     )

@@ -26,11 +26,12 @@ from fbunet_jax.locks import fold_lock
 from fbunet_jax.runs import FoldDirectory, Run, as_begun, default_path, set_aside
 from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
-from fbunet_jax.training.parallel import MappedEvaluation, Metrics, replicate
+from fbunet_jax.training.parallel import MappedValidation, Metrics, replicate
 from fbunet_jax.training.plan import Stretch, calls, plan_run
 from fbunet_jax.training.previews import FoldPictures
-from fbunet_jax.training.setup import FoldSetup, has_started, mapped_training, open_run, prepare_fold
+from fbunet_jax.training.setup import FoldSetup, has_started, mapped_statistics, mapped_training, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState, abstract_state, create_state, learning_rate_schedule, make_optimizer
+from fbunet_jax.training.tiles import plan_validation
 from fbunet_jax.training.validation import collapsed, validation_record
 
 
@@ -172,9 +173,12 @@ class FoldTraining:
         self.schedule = learning_rate_schedule(config.training, self.total_steps)
         root = jax.random.fold_in(jax.random.key(config.seed), fold)
         self.init_key, step_key = jax.random.split(root)
+        norm_key = jax.random.fold_in(root, 2)
         self.optimizer = make_optimizer(config.training, self.total_steps)
         self.mapped = mapped_training(config, setup.model, self.optimizer, setup.class_weights, step_key)
-        self.evaluate = MappedEvaluation(setup.model, tile=config.data.crop, batch_size=config.training.batch_size)
+        plan = plan_validation(config, setup.validation.sizes, len(processes.all_devices()))
+        self.evaluate = MappedValidation(setup.model, plan)
+        self.statistics = mapped_statistics(config, setup.model, norm_key)
         self.pictures = FoldPictures(config, setup, directory)
         # on the devices, once it has started
         self.store: ImageStore
@@ -327,12 +331,12 @@ class FoldTraining:
     def validate(self, stretch: Stretch, state: TrainState, measures: EpochMeasures, log: FoldLog) -> None:
         """Validate, record, save, and tell."""
         began, epoch = time.perf_counter(), stretch.epoch
-        confusion = self.evaluate(
-            state.variables,
-            self.validation_store,
-            self.setup.validation.tiles,
-            between=lambda: self.pause(state, stretch.last, measures),
-        )
+
+        def between() -> None:
+            self.pause(state, stretch.last, measures)
+
+        variables = self.variables(state, stretch.last, between)
+        confusion = self.evaluate(variables, self.validation_store, between)
         record = validation_record(self.setup.class_names, epoch, stretch.last, confusion)
         # only one validation may be recorded whose checkpoint is not on disk, however slow the disk is
         self.checkpoints.wait()
@@ -341,12 +345,25 @@ class FoldTraining:
             log.record(record, {"seconds": time.perf_counter() - began})
             validations = read_records(self.directory.metrics, "validation")
             if len(validations) % self.config.training.preview_every == 0 or record["step"] == self.total_steps:
-                self.pictures.draw(state, self.validation_store, epoch)
+                self.pictures.draw(variables, self.validation_store, epoch)
         # last: a checkpoint means that everything before it is done
-        self.checkpoints.save(state, record["step"], record["mean_iou"])
+        training = self.config.training
+        differ = training.weight_average or training.norm_batch_count
+        self.checkpoints.save(state, record["step"], record["mean_iou"], variables if differ else None)
         self.saved_step, self.saved_at = stretch.last, time.monotonic()
         if processes.is_first():
             self._tell(record, validations, log)
+
+    def variables(self, state: TrainState, step: int, between: Callable[[], None]) -> dict[str, Any]:
+        """Return what is validated and kept: the weights, or their average, with statistics of their own if set so.
+
+        They depend on nothing but the state and the step.
+        """
+        variables = state.variables
+        if count := self.config.training.norm_batch_count:
+            items = np.stack([self._items(step + number) for number in range(count)])
+            variables["batch_stats"] = self.statistics(variables, self.store, items, step, between)
+        return variables
 
     def _tell(self, record: dict[str, Any], validations: list[dict[str, Any]], log: FoldLog) -> None:
         """Print a line about a validation, and warn of classes that have collapsed."""

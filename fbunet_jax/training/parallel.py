@@ -1,8 +1,7 @@
 """Training and evaluation mapped over the devices of all processes; the only file that names pmap."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from fbunet_jax.data.augment import VIEWS, Augmentation, dihedral_view, opposite_view
+from fbunet_jax.data.augment import Augmentation
 from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import ConfigError
@@ -21,6 +20,7 @@ from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.processes import AXIS, all_devices
 from fbunet_jax.training.state import TrainState
 from fbunet_jax.training.steps import TrainStep, eval_step
+from fbunet_jax.training.tiles import TileBatches, add_to_strip, empty_strip
 
 Metrics = dict[str, Array]
 
@@ -174,118 +174,120 @@ def _many_steps(
     return lax.fori_loop(0, count, body, (state, metrics))
 
 
-class MappedEvaluation:
-    """The compiled evaluation step, mapped over the devices of all processes."""
+class MappedValidation:
+    """The compiled validation of images in prediction's tiles, mapped over the devices of all processes."""
 
     def __init__(
-        self, model: FeedbackUNet, *, tile: int, batch_size: int, devices: Sequence[Device] | None = None
+        self, model: FeedbackUNet, plan: Sequence[TileBatches], *, devices: Sequence[Device] | None = None
     ) -> None:
-        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices."""
+        """Prepare the mapped steps for a plan of `plan_tiles` for as many devices."""
         devices = devices or all_devices()
-        self.devices, self._rows = len(devices), _local_rows(devices)
-        self.share = max(1, batch_size // self.devices)
+        self.plan = list(plan)
+        self._rows = _local_rows(devices)
+        self._model = model
 
-        def evaluate(variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
+        def count(tile: int, variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
             image, label = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
             return lax.psum(eval_step(model, variables, {"image": image, "label": label}), AXIS)
 
-        self._call = jax.pmap(evaluate, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+        def add(weights: NDArray[np.float32], *arguments: Any) -> tuple[Array, Array]:
+            strip, counts = add_to_strip(model, weights, *arguments)
+            return strip, lax.psum(counts, AXIS)
+
+        self._calls: list[Callable[..., Any]] = []
+        for batches in self.plan:
+            if batches.width:
+                axes: dict[str, Any] = {"in_axes": (None, None, 0, 0, 0), "out_axes": (0, None), "donate_argnums": 2}
+                step: Callable[..., Any] = partial(add, batches.tiling.weights())
+            else:
+                axes = {"in_axes": (None, None, 0), "out_axes": None}
+                step = partial(count, batches.tiling.tile)
+            self._calls.append(jax.pmap(step, axis_name=AXIS, devices=devices, **axes))
 
     def __call__(
-        self,
-        variables: Mapping[str, Any],
-        store: ImageStore,
-        tiles: NDArray[np.int32],
-        between: Callable[[], None] = lambda: None,
+        self, variables: Mapping[str, Any], store: ImageStore, between: Callable[[], None] = lambda: None
     ) -> NDArray[np.int64]:
-        """Return the confusion matrices of every round, `[R, K, K]` int64, over all tiles `[T, 3]`, on every process.
+        """Return the confusion matrices of every round, `[R, K, K]` int64, over all images, on every process.
 
         `between` is called after each batch, one batch ahead of the devices.
         """
         counts: list[Array] = []
-        for batch in _batches(tiles, self.devices, self.share):
-            counts.append(self._call(variables, store, batch[self._rows]))
-            jax.block_until_ready(counts[-2:-1])
-            between()
+        for batches, call in zip(self.plan, self._calls, strict=True):
+            strip: Any = None
+            if batches.width:
+                empty = empty_strip(batches, self._model.rounds, self._model.classes)
+                strip = np.broadcast_to(empty, (len(self._rows), *empty.shape))
+            for tiles, complete in zip(batches.tiles, batches.complete, strict=True):
+                if batches.width:
+                    strip, found = call(variables, store, strip, tiles[self._rows], complete[self._rows])
+                else:
+                    found = call(variables, store, tiles[self._rows])
+                counts.append(found)
+                jax.block_until_ready(counts[-2:-1])
+                between()
         return np.sum([np.asarray(count) for count in counts], axis=0, dtype=np.int64)
 
 
-class MappedSegmentation:
-    """The compiled segmentation of tiles, mapped over the local devices; compiled once for all folds of a run."""
+class MappedStatistics:
+    """Batch-norm statistics of some weights, estimated over training batches on the devices of all processes.
+
+    Running statistics are those of the weights of the last steps. Weights that are averaged over many steps need their
+    own, as `torch.optim.swa_utils.update_bn` estimates them: the mean over the batches of each batch's.
+    """
 
     def __init__(
         self,
         model: FeedbackUNet,
         *,
-        tile: int,
-        batch_size: int,
-        tta: bool = False,
+        crop: int,
+        augment: Augmentation,
+        key: Array,
         devices: Sequence[Device] | None = None,
     ) -> None:
-        """Prepare the mapped step for tiles of `tile` pixels, about `batch_size` at once over all devices.
+        """Prepare the mapped step; crops and augmentation are those of training.
 
-        With `tta` the probabilities of the 8 dihedral views of each tile are averaged.
+        Args:
+          model: the network.
+          crop: side of the crops, pixels.
+          augment: changes each crop, see `make_augmentation`.
+          key: from which the key of every batch is folded.
+          devices: those of all processes by default.
         """
-        devices = tuple(devices or jax.local_devices())
-        self.devices = len(devices)
-        self.share = max(1, batch_size // self.devices)
-        self._call = (_averaged_segmentation if tta else _segmentation)(model, tile, devices)
+        devices = devices or all_devices()
+        self.devices, self._rows = len(devices), _local_rows(devices)
+        self._key = key
+        of_batch, sample = model.clone(momentum=0.0, axis_name=AXIS), make_sampler(crop, augment)
+
+        def add(params: Any, total: Any, store: ImageStore, items: Array, number: Array, key: Array) -> Any:
+            positions = lax.axis_index(AXIS) * items.size + jnp.arange(items.size)
+            image = sample(store, jax.random.fold_in(key, number), items, positions)["image"]
+            variables = {"params": params, "batch_stats": total}
+            _, updated = of_batch.apply(variables, image, train=True, mutable=["batch_stats"])
+            return jax.tree.map(jnp.add, total, updated["batch_stats"])
+
+        axes = {"in_axes": (None, None, None, 0, None, None), "out_axes": None, "donate_argnums": 1}
+        self._call = jax.pmap(add, axis_name=AXIS, devices=devices, **cast(Any, axes))
 
     def __call__(
-        self, variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Yield the predicted classes of every round, `[R, tile, tile]` uint8, of one tile of `[T, 3]` after another.
+        self,
+        variables: Mapping[str, Any],
+        store: ImageStore,
+        items: NDArray[np.int32],
+        first: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Return the statistics of ``params``, of the shapes of ``batch_stats``.
 
-        Beyond the border of an image they are those of its mirror image.
+        Args:
+          variables: ``params`` and ``batch_stats``, replicated on the local devices.
+          store: the training images, likewise.
+          items: `[batches, batch_size]` image indices.
+          first: number of the first batch, which decides its crops.
+          between: called after each batch.
         """
-        waiting: deque[Array] = deque()
-        left = len(tiles)
-        batches = _batches(tiles, self.devices, self.share)
-        for number, batch in enumerate(batches, start=1):
-            waiting.append(self._call(variables, store, batch))
-            # one call ahead of the host: the devices are never idle, and never hold more than two results
-            while len(waiting) > (number < len(batches)):
-                classes = np.asarray(waiting.popleft())
-                yield from classes.reshape(-1, *classes.shape[2:])[:left]
-                left -= self.devices * self.share
-
-
-@lru_cache(maxsize=4)
-def _segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -> Callable[..., Array]:
-    def segment(variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
-        image, _ = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
-        logits = cast(Array, model.apply(variables, image, train=False))
-        return logits.argmax(axis=-1).astype(jnp.uint8).swapaxes(0, 1)
-
-    return jax.pmap(segment, axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
-
-
-@lru_cache(maxsize=4)
-def _averaged_segmentation(model: FeedbackUNet, tile: int, devices: tuple[Device, ...]) -> Callable[..., Array]:
-    """Like `_segmentation`, with the mean over the dihedral views; compiled once, since the view is an argument."""
-
-    def score(variables: Mapping[str, Any], store: ImageStore, tiles: Array, view: Array) -> Array:
-        image, _ = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
-        turn = jax.vmap(dihedral_view, in_axes=(0, None))
-        logits = cast(Array, model.apply(variables, turn(image, view), train=False))
-        return jax.vmap(turn, in_axes=(1, None))(jax.nn.softmax(logits), opposite_view(view))
-
-    mapped = jax.pmap(score, axis_name=AXIS, in_axes=(None, None, 0, None), devices=devices)
-
-    def segment(variables: Mapping[str, Any], store: ImageStore, tiles: NDArray[np.int32]) -> Array:
-        # the class with the largest sum is that with the largest mean
-        return _largest([mapped(variables, store, tiles, np.int32(view)) for view in range(VIEWS)])
-
-    return segment
-
-
-@jax.jit
-def _largest(scores: Sequence[Array]) -> Array:
-    return sum(scores[1:], start=scores[0]).argmax(axis=-1).astype(jnp.uint8)
-
-
-def _batches(tiles: NDArray[np.int32], devices: int, share: int) -> NDArray[np.int32]:
-    """Return the tiles `[T, 3]` as batches `[B, devices, share, 3]`, the last one filled up with ignored tiles."""
-    padding = np.zeros((-len(tiles) % (devices * share), 3), np.int32)
-    padding[:, 0] = -1  # ignored: counts do not depend on batch size or devices
-    return np.concatenate([tiles, padding]).reshape(-1, devices, share, 3)
+        total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        for number, batch in enumerate(items.reshape(len(items), self.devices, -1), start=first):
+            total = self._call(variables["params"], total, store, batch[self._rows], np.int32(number), self._key)
+            jax.block_until_ready(total)
+            between()
+        return jax.tree.map(lambda leaf: leaf / len(items), total)

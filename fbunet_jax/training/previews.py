@@ -1,5 +1,6 @@
 """Pictures of a fold on its way: learning curves, and some validation tiles in every round."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -12,7 +13,6 @@ from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.runs import FoldDirectory
 from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.setup import FoldSetup
-from fbunet_jax.training.state import TrainState
 
 
 class FoldPictures:
@@ -26,17 +26,19 @@ class FoldPictures:
         self._tiles = tiles[np.linspace(0, len(tiles) - 1, count).round().astype(int)] if count else tiles[:0]
         self._segment = jax.jit(self._segment_tiles)
 
-    def draw(self, state: TrainState, validation_store: ImageStore, epoch: int) -> None:
+    def draw(self, variables: Mapping[str, Any], validation_store: ImageStore, epoch: int) -> None:
         """Draw the curves of all records, and the tiles as the network sees them now."""
         names = self._setup.class_names
         train, validation = (read_records(self._directory.metrics, kind) for kind in ("train", "validation"))
         figures.draw_curves(self._directory.curves, train, validation, names)
         if len(self._tiles):
-            image, label, rounds = jax.device_get(self._segment(state.variables, validation_store, self._tiles))
+            image, label, rounds = jax.device_get(self._segment(variables, validation_store, self._tiles))
             path = self._directory.previews / f"epoch_{epoch:05d}.png"
             figures.draw_previews(path, image, label, rounds, names)
 
-    def _segment_tiles(self, variables: Any, store: ImageStore, tiles: Array) -> tuple[Array, Array, Array]:
+    def _segment_tiles(
+        self, variables: Mapping[str, Any], store: ImageStore, tiles: Array
+    ) -> tuple[Array, Array, Array]:
         """Return image, label and the predicted classes of every round of some tiles."""
         image, label = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], self._side))(tiles)
         logits = cast(Array, self._setup.model.apply(variables, image, train=False))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fbunet_jax import processes
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config, to_toml
-from fbunet_jax.data.augment import make_augmentation
+from fbunet_jax.data.augment import Augmentation, make_augmentation
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
@@ -31,7 +31,7 @@ from fbunet_jax.models.methods import abstract_variables, build_model
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.runs import FoldDirectory, Run, create_or_open
 from fbunet_jax.training.losses import class_weights
-from fbunet_jax.training.parallel import MappedTraining, check_batch_size
+from fbunet_jax.training.parallel import MappedStatistics, MappedTraining, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
 from fbunet_jax.training.steps import make_train_step
 
@@ -228,13 +228,21 @@ def mapped_training(
         lambda given: make_train_step(model, optimizer, given, settings.round_weight, settings.dice_weight),
         weights,
         crop=config.data.crop,
-        augment=make_augmentation(
-            settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation
-        ),
+        augment=_augmentation(config),
         batch_size=settings.batch_size,
         key=key,
         devices=devices,
     )
+
+
+def mapped_statistics(config: Config, model: FeedbackUNet, key: Array) -> MappedStatistics:
+    """Return what estimates batch-norm statistics on the training crops of a configuration."""
+    return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), key=key)
+
+
+def _augmentation(config: Config) -> Augmentation:
+    settings = config.training
+    return make_augmentation(settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation)
 
 
 def check_crop(config: Config) -> None:

@@ -32,7 +32,11 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that `FeedbackUNet.apply` takes: with the average of the parameters, if one is taken."""
+        """The variables that `FeedbackUNet.apply` takes.
+
+        The parameters are the average, if one is taken; the statistics are the running ones, which are not those of the
+        average.
+        """
         average = optax.tree.get(self.optimizer, "average")
         return {"params": self.params if average is None else average, "batch_stats": self.batch_stats}
 

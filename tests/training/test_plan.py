@@ -31,14 +31,17 @@ def test_the_last_epoch_always_validates():
 
 
 def test_the_work_of_a_fold_is_counted_from_its_own_images(tmp_path):
-    # 7 images of 48 x 48 in 3 folds: 3, 2 and 2 test; 1 validates, of 4 tiles each; the rest train, two crops each
+    # 7 images of 48 x 48 in 3 folds: 3, 2 and 2 test; 1 validates, of 4 separate tiles; the rest train, two crops each
     config = load_config(
         "quickstart",
         data={"synthetic_images": 7, "synthetic_size": 48, "crop": 32, "folds": 3},
         model={"widths": [2, 3]},
-        training={"epochs": 10, "batch_size": 3, "validate_every": 4, "preview_every": 2},
+        training={
+            **{"epochs": 10, "batch_size": 3, "validate_every": 4, "preview_every": 2},
+            "validation_tiles": "separate",
+        },
     )
-    work = fold_work(config, Run(tmp_path / "none"), load_dataset(config.data), [0, 2], batch=3)
+    work = fold_work(config, Run(tmp_path / "none"), load_dataset(config.data), [0, 2], devices=1)
     # crops an epoch: 2 for each of 3 and of 4 training images; validations after epochs 4, 8 and 10
     assert work[0] == Work(steps=20, records=10, validations=3, batches=3 * 2, pictures=2)
     assert work[2].steps == np.ceil(10 * 8 / 3)

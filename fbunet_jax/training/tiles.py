@@ -1,0 +1,158 @@
+"""Validation in prediction's tiles: which ones, batch by batch, and how they are blended on the device."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from numpy.typing import NDArray
+
+from fbunet_jax.config import Config
+from fbunet_jax.data.sampling import Size, grid_tiles
+from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.inference.tiling import Tiling
+from fbunet_jax.metrics import confusion_matrix
+from fbunet_jax.models.feedback import FeedbackUNet
+
+
+class TileBatches(NamedTuple):
+    """The tiles of images that are cut in the same way, batch by batch.
+
+    Attributes:
+      tiling: the tiles.
+      width: of the widest row of tiles in pixels; 0 if no tile overlaps another.
+      tiles: `[B, D, S, 3]` int32, S tiles for each of D devices: image, top, left; image -1 is padding. Those of one
+        device and batch lie in one row of tiles, unless no tile overlaps another.
+      complete: `[B, D]` int32, how many rows no later tile of the image reaches; not used if no tile overlaps another.
+    """
+
+    tiling: Tiling
+    width: int
+    tiles: NDArray[np.int32]
+    complete: NDArray[np.int32]
+
+
+def plan_validation(config: Config, sizes: Sequence[Size], devices: int) -> list[TileBatches]:
+    """Cut the validation images as the settings say; a batch has about as many pixels as one of training.
+
+    Args:
+      config: the settings.
+      sizes: height and width of each image, pixels.
+      devices: which share each batch.
+    """
+    pixels = config.training.batch_size * config.data.crop**2
+    if config.training.validation_tiles == "separate":
+        return plan_separate_tiles(sizes, config.data.crop, devices=devices, pixels=pixels)
+    return plan_tiles(sizes, 2 ** (len(config.model.widths) - 1), devices=devices, pixels=pixels)
+
+
+def plan_separate_tiles(sizes: Sequence[Size], side: int, *, devices: int, pixels: int) -> list[TileBatches]:
+    """Cut images into tiles of `side` pixels that cover every pixel once; see `plan_tiles`."""
+    share = max(1, pixels // side**2 // devices)
+    tiles = _padded([(item, top, left) for item, top, left in grid_tiles(sizes, side).tolist()], devices * share)
+    return [_whole_tiles(Tiling(side, 0, 1), tiles.reshape(-1, devices, share, 3))]
+
+
+def plan_tiles(sizes: Sequence[Size], unit: int, *, devices: int, pixels: int) -> list[TileBatches]:
+    """Cut images as prediction does, and lay the tiles out in batches.
+
+    Args:
+      sizes: height and width of each image, pixels.
+      unit: 2^(levels - 1) of the network.
+      devices: which share each batch.
+      pixels: about as many in a batch.
+    """
+    groups: dict[tuple[Tiling, bool], list[int]] = {}
+    for index, size in enumerate(sizes):
+        tiling = Tiling.fitting(unit, page=size)
+        is_one_tile = all(tiling.origins(length) == [0] for length in size)
+        groups.setdefault((tiling, is_one_tile), []).append(index)
+    plan = []
+    for (tiling, is_one_tile), items in groups.items():
+        share = max(1, pixels // tiling.tile**2 // devices)
+        if is_one_tile:
+            tiles = _padded([(item, 0, 0) for item in items], devices * share)
+            plan.append(_whole_tiles(tiling, tiles.reshape(-1, devices, share, 3)))
+        else:
+            width = max(tiling.origins(sizes[item][1])[-1] for item in items) + tiling.tile
+            rows = [_rows_of_tiles(tiling, items[first::devices], sizes, share) for first in range(devices)]
+            count = max(len(row) for row in rows)
+            tiles = np.full((count, devices, share, 3), -1, np.int32)
+            complete = np.zeros((count, devices), np.int32)
+            for device, row in enumerate(rows):
+                for number, (batch, height) in enumerate(row):
+                    tiles[number, device], complete[number, device] = batch, height
+            plan.append(TileBatches(tiling, width, tiles, complete))
+    return plan
+
+
+def _whole_tiles(tiling: Tiling, tiles: NDArray[np.int32]) -> TileBatches:
+    return TileBatches(tiling, 0, tiles, np.zeros(tiles.shape[:2], np.int32))
+
+
+def _rows_of_tiles(
+    tiling: Tiling, items: Sequence[int], sizes: Sequence[Size], share: int
+) -> list[tuple[NDArray[np.int32], int]]:
+    """Return the batches `[S, 3]` of one device, each with the rows that are complete after it."""
+    batches = []
+    for item in items:
+        height, width = sizes[item]
+        tops = tiling.origins(height)
+        for top, end in zip(tops, [*tops[1:], height], strict=True):
+            row = _padded([(item, top, left) for left in tiling.origins(width)], share).reshape(-1, share, 3)
+            batches += [(batch, 0) for batch in row[:-1]] + [(row[-1], end - top)]
+    return batches
+
+
+def _padded(tiles: Sequence[tuple[int, int, int]], size: int) -> NDArray[np.int32]:
+    """Fill up with tiles of no image, whose pixels are ignored: counts do not depend on batch size or devices."""
+    return np.array([*tiles, *[(-1, 0, 0)] * (-len(tiles) % size)], np.int32)
+
+
+def empty_strip(batches: TileBatches, rounds: int, classes: int) -> NDArray[np.float32]:
+    """Return what a device adds the first tile to: `[T, width, R, K]`."""
+    return np.zeros((batches.tiling.tile, batches.width, rounds, classes), np.float32)
+
+
+def add_to_strip(
+    model: FeedbackUNet,
+    weights: NDArray[np.float32],
+    variables: Mapping[str, Any],
+    store: ImageStore,
+    strip: Array,
+    tiles: Array,
+    complete: Array,
+) -> tuple[Array, Array]:
+    """Segment tiles of one row, add their weighted probabilities, and count the rows that are complete.
+
+    The class is that of the largest sum: dividing by the sum of the weights, as prediction does, does not change it.
+
+    Args:
+      model: the network.
+      weights: `[T]` of a tile's rows and columns.
+      variables: of the network.
+      store: the images.
+      strip: `[T, W, R, K]` float32, the sums in T rows, of which the first is the tiles' own.
+      tiles: `[S, 3]` int32, image, top and left.
+      complete: [] int32, how many of the rows no later tile reaches.
+
+    Returns:
+      The strip, moved up by the complete rows, and the confusion matrices of every round `[R, K, K]` int32 over them.
+    """
+    side, width, rounds, classes = strip.shape
+    image, _ = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
+    logits = cast(Array, model.apply(variables, image, train=False)).astype(jnp.float32)
+    window = weights[:, None] * weights * (tiles[:, 0] >= 0)[:, None, None]
+    values = jnp.moveaxis(jax.nn.softmax(logits), 0, 3) * window[..., None, None]
+    for place in range(len(tiles)):
+        corner = (0, tiles[place, 2], 0, 0)
+        there = lax.dynamic_slice(strip, corner, (side, side, rounds, classes))
+        strip = lax.dynamic_update_slice(strip, there + values[place], corner)
+    _, label = gather_crop(store, tiles[0, 0], tiles[0, 1:] * jnp.array([1, 0]), (side, width))
+    label = jnp.where((jnp.arange(side) < complete)[:, None], label, -1)
+    chosen = strip.argmax(axis=-1)
+    counts = jnp.stack([confusion_matrix(label, chosen[..., index], classes) for index in range(rounds)])
+    below = jnp.concatenate([strip, jnp.zeros_like(strip)])
+    return lax.dynamic_slice_in_dim(below, complete, side), counts
