@@ -261,6 +261,41 @@ def test_feature_maps_are_the_summed_relu_of_the_round(plain, images, convolve_b
     assert all(array.dtype == jnp.float32 for array in last.values())
 
 
+def test_a_pixel_reaches_107_pixels_along_a_row_in_one_round_and_203_in_two():
+    """One bright pixel in each of the 16 places on the grid of the pooling, and where the logits change.
+
+    Kernels of ones along rows cancel nothing. The first layer's bias takes 0.5 away, which is the grey of the image and
+    the probability of either class: all else is exactly 0 where the pixel is not felt.
+    """
+    model = make_model(classes=2, widths=(1,) * 5)
+    width, first = 512, 240
+    images = np.full((16, 16, width, 1), 0.5, np.float32)
+    images[range(16), :, range(first, first + 16)] = 1
+
+    def weight(path, leaf):
+        *place, name = (entry.key for entry in path)
+        value = np.zeros(leaf.shape, np.float32)
+        if name in ("scale", "var"):
+            value[:] = 1
+        elif place[-1] == "output":
+            value[..., 0] = name == "kernel"
+        elif "kernel" in name:
+            candidate = slice(2, 3) if place[-1] == "convlstm" else slice(None)  # the other gates stay at one half
+            value[1 if leaf.shape[0] == 3 else slice(None), :, :, candidate] = 1
+        elif place[-1] == "convlstm" and "encoder_0_first" in place:
+            value[2] = -0.5 * 3 * model.classes
+        return jnp.asarray(value)
+
+    variables = jax.tree_util.tree_map_with_path(weight, abstract(model, jnp.asarray(images[:1])))
+    logits = np.asarray(jax.jit(partial(model.apply, train=False))(variables, images))[..., 0]
+
+    def reach(logits):
+        image, _, column = np.nonzero(logits[:, :, 32:-32])
+        return int(np.abs(column + 32 - first - image).max())
+
+    assert [reach(of_round) for of_round in logits] == [107, 203]
+
+
 @pytest.mark.parametrize("method", [{"convlstm": "abcde"}, {"convlstm": "", "recurrent": "*", "rounds": 1}])
 def test_rematerialisation_changes_memory_and_neither_loss_statistics_nor_gradients(method):
     images = jnp.asarray(np.random.default_rng(3).normal(size=(2, 64, 64, 1)), jnp.float32)
