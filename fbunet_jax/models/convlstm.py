@@ -2,7 +2,7 @@
 
 The variant is that of Keras 2's ``ConvLSTM2D``: convolutional input and recurrent transformations, no peephole
 connections, hyperbolic tangent, and by default the piecewise linear gates clip(0.2 x + 0.5, 0, 1).
-Source: Shi et al. 2015, equation 3, without the peephole terms; Shibuya & Hotta 2020, section 3.2.
+Source: Shi et al. 2015, equation 3, without the peephole terms; Shibuya & Hotta 2020, sections 2.2 and 3.1.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """The rounds: the class probabilities of one round are fed back as the input of the next.
 
-Shibuya & Hotta 2020, section 3 and figure 2. The rounds are unrolled; convolutions are shared between them.
+Shibuya & Hotta 2020, section 3 and figure 4. The rounds are unrolled; convolutions are shared between them.
 """
 
 from collections.abc import Mapping

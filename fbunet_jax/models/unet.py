@@ -1,6 +1,6 @@
 """One pass through the encoder and decoder; batch normalisation is indexed by the round.
 
-Shibuya & Hotta 2020, section 3.1 and figure 3. The letters a to e name the places where the paper puts ConvLSTMs:
+Shibuya & Hotta 2020, section 3.1 and figure 4. The letters a to e name the places where the paper puts ConvLSTMs:
 a and b the two convolutions of the top encoder level, c both of the bottleneck, d and e the two of the top decoder
 level.
 """

@@ -80,7 +80,10 @@ TABLES = {
             Row("feedback-convlstm", "Feedback + ConvLSTM", (77.1, 35.9, 65.6, 59.5)),
             *_CONTROLS,
         ),
-        notes=("The paper prints 57.7 as the mean of RU-Net; its three classes average 58.2.",),
+        notes=(
+            "The paper prints 57.7 as the mean of RU-Net; its three classes average 58.2.",
+            "They equal those of Feedback without ConvLSTM, so they may be a misprint.",
+        ),
     ),
     3: PaperTable(
         number=3,

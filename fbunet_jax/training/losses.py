@@ -1,4 +1,4 @@
-"""The loss of all rounds: lambda * L1 + L2 (Shibuya & Hotta 2020, equation 6), generalised to R rounds.
+"""The loss of all rounds: lambda * L1 + L2 (Shibuya & Hotta 2020, equation 2), generalised to R rounds.
 
 The soft Dice loss, which can be added, is not the paper's.
 """

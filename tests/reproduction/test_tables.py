@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from fbunet_jax.config import METHODS, load_config
@@ -23,6 +25,20 @@ def test_the_papers_mean_is_that_of_its_classes_but_for_the_slips_that_the_notes
     told = [note for note in table.notes if f"prints {mean} " in note]
     assert len(told) == is_slip
     assert all(f"average {average:.1f}." in note or f"average {average:.2f}." in note for note in told)
+
+
+def test_the_notes_name_the_rows_whose_classes_the_paper_prints_twice():
+    twice = [
+        (table, one, other)
+        for table in TABLES.values()
+        for one, other in itertools.combinations([row for row in table.rows if row.paper], 2)
+        if one.paper[:-1] == other.paper[:-1]
+    ]
+    assert [(table.number, one.method, other.method) for table, one, other in twice] == [(2, "ru-net", "feedback-conv")]
+    for table, one, other in twice:
+        notes = " ".join(table.notes)
+        assert one.title in notes
+        assert f"equal those of {other.title}," in notes
 
 
 def test_tables_1_and_2_have_the_five_methods_and_three_controls_and_3_and_4_the_six_ablations():
