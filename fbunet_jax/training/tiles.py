@@ -100,7 +100,8 @@ def _rows_of_tiles(
     for item in items:
         height, width = sizes[item]
         tops = tiling.origins(height)
-        for top, end in zip(tops, [*tops[1:], height], strict=True):
+        # the last row ends with the tiles, beyond the image, so that nothing of it is left for the next one
+        for top, end in zip(tops, [*tops[1:], tops[-1] + tiling.tile], strict=True):
             row = _padded([(item, top, left) for left in tiling.origins(width)], share).reshape(-1, share, 3)
             batches += [(batch, 0) for batch in row[:-1]] + [(row[-1], end - top)]
     return batches

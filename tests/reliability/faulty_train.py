@@ -80,12 +80,12 @@ def plant(phase, fault):
     elif phase == "step":  # dispatched, and not waited for
         after(parallel.MappedTraining, "__call__")
     elif phase == "validation":  # between two batches
-        original = parallel.MappedEvaluation.__call__
+        original = parallel.MappedValidation.__call__
 
-        def evaluate(self, variables, store, tiles, between):
-            return original(self, variables, store, tiles, lambda: (fault.moment(phase), between()))
+        def evaluate(self, variables, store, between):
+            return original(self, variables, store, lambda: (fault.moment(phase), between()))
 
-        parallel.MappedEvaluation.__call__ = evaluate
+        parallel.MappedValidation.__call__ = evaluate
     elif phase == "write":  # while Orbax writes: when the first array is on disk, and before the commit, which waits
         if signal.SIGKILL in fault.signals:
             checkpoints.seal = lambda *_, **__: threading.Event().wait()

@@ -10,7 +10,7 @@ import pytest
 from fbunet_jax.config import load_config
 from fbunet_jax.training.loop import train_fold
 from fbunet_jax.training.measures import EpochMeasures
-from fbunet_jax.training.parallel import MappedEvaluation, MappedTraining
+from fbunet_jax.training.parallel import MappedTraining, MappedValidation
 
 EPOCHS, STEPS = 6, 3
 SETTINGS = {
@@ -67,7 +67,7 @@ class Watch:
             mapped._call = call
 
         self._patch.setattr(MappedTraining, "__init__", init)
-        for owner, name in ((EpochMeasures, "first_not_finite"), (MappedEvaluation, "__call__")):
+        for owner, name in ((EpochMeasures, "first_not_finite"), (MappedValidation, "__call__")):
             self._leave_before(owner, name)
 
     def _leave_before(self, owner, name):
