@@ -68,6 +68,9 @@ class DataConfig:
     normalisation: Literal["standardise", "scale", "percentile"] = "standardise"
     """Intensity: mean 0 and deviation 1 over the training part; by the range of the type; or by the 1st and
     99th percentile of each image (for fluorescence)."""
+    percentiles_of: Literal["image", "tile"] = "image"
+    """With data.normalisation = "percentile": what the percentiles are measured over, the whole image or each tile
+    that data.cut makes of it (as runs of format 1 did)."""
     folds: int = 5
     """Number of cross-validation folds."""
     fold_scheme: Literal["grouped", "sections", "mouse"] = "grouped"

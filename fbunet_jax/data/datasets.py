@@ -6,7 +6,7 @@ raw folder of nnU-Net (`fbunet_jax.data.nnunet`), and procedural tissue (`fbunet
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from fbunet_jax.config import DataConfig, Layout
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.folder import open_folder
 from fbunet_jax.data.nnunet import open_nnunet
+from fbunet_jax.data.normalisation import Normalisation, image_percentiles
 from fbunet_jax.data.readers import read_image, read_label
 from fbunet_jax.data.sources import Source, Unit, read_units
 from fbunet_jax.data.synthetic import CLASS_NAMES, synthetic_image
@@ -40,7 +41,7 @@ _PUBLISHED = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images; entry i of every tuple but the last belongs to item i."""
+    """Labelled images; entry i of every tuple but the class names belongs to item i."""
 
     images: tuple[np.ndarray, ...]
     """[H, W, C] each, of the files' own integer type or float32; one type and one C for all, sizes may differ."""
@@ -52,6 +53,13 @@ class Dataset:
     """The group of each item, which stays in one part of a fold."""
     class_names: tuple[str, ...]
     """Names of the K classes in index order."""
+    percentiles: tuple[np.ndarray, ...] | None = None
+    """[2, C] each: the 1st and the 99th percentile of the image that the item was cut from. None: every item has its
+    own, or the normalisation needs none."""
+
+    def affine(self, item: int, normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray]:
+        """Return scale and shift [C] float32 of an item, see `Normalisation.affine`."""
+        return normalisation.affine(self.images[item], None if self.percentiles is None else self.percentiles[item])
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -75,7 +83,10 @@ def load_dataset(config: DataConfig) -> Dataset:
         labels += list(indices)
     dataset = Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(source.classes))
     if config.cut:
-        dataset = _cut(dataset, config.cut)
+        tiles = _cut(dataset, config.cut)
+        if config.normalisation == "percentile" and config.percentiles_of == "image":
+            tiles = replace(tiles, percentiles=_percentiles_of_tiles(dataset, config.cut))
+        dataset = tiles
     return _dihedral_views(dataset) if config.views == "dihedral" else dataset
 
 
@@ -223,6 +234,14 @@ def _cut(dataset: Dataset, side: int) -> Dataset:
     return _dataset(items, dataset.class_names)
 
 
+def _percentiles_of_tiles(dataset: Dataset, side: int) -> tuple[np.ndarray, ...]:
+    """Return for each tile of `_cut` the percentiles of its image, which prediction uses for the whole page too."""
+    found: list[np.ndarray] = []
+    for image in dataset.images:
+        found += [image_percentiles(image)] * ((image.shape[0] // side) * (image.shape[1] // side))
+    return tuple(found)
+
+
 def _dihedral_views(dataset: Dataset) -> Dataset:
     """List every item in its 8 rotations (counter-clockwise) and their left-right mirror images, identity first."""
     items = []
@@ -233,4 +252,7 @@ def _dihedral_views(dataset: Dataset) -> Dataset:
                 if flip:
                     view_image, view_label = view_image[:, ::-1], view_label[:, ::-1]
                 items.append((f"{name}/rot{90 * turns}{flip}", group, view_image, view_label))
-    return _dataset(items, dataset.class_names)
+    views = _dataset(items, dataset.class_names)
+    if dataset.percentiles is None:
+        return views
+    return replace(views, percentiles=tuple(found for found in dataset.percentiles for _ in range(8)))

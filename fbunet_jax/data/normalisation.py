@@ -29,11 +29,14 @@ class Normalisation:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
-    def affine(self, image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def affine(
+        self, image: NDArray, percentiles: NDArray | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return scale and shift `[C]` float32, so that ``image * scale + shift`` is the model's input.
 
         Args:
           image: `[H, W, C]` in its stored type.
+          percentiles: `[2, C]`, see `image_percentiles`, of the image that this one is a part of; by default its own.
         """
         channels = image.shape[-1]
         if self.kind == "standardise":
@@ -44,10 +47,15 @@ class Normalisation:
             integer = np.issubdtype(image.dtype, np.integer)
             span = np.full(channels, float(np.iinfo(image.dtype).max) if integer else 1.0)
         else:
-            low, high = np.percentile(image.reshape(-1, channels), (1, 99), axis=0)
+            low, high = image_percentiles(image) if percentiles is None else percentiles
             span = high - low
         span = np.where(span > 0, span, 1.0)  # a constant channel carries nothing: it becomes 0
         return (1 / span).astype(np.float32), (-low / span).astype(np.float32)
+
+
+def image_percentiles(image: NDArray) -> NDArray[np.floating]:
+    """Return the 1st and the 99th percentile of each channel, `[2, C]`, of an image `[H, W, C]` in its stored type."""
+    return np.percentile(image.reshape(-1, image.shape[-1]), (1, 99), axis=0)
 
 
 class _Normalisation(TypedDict):

@@ -48,7 +48,7 @@ def make_store(
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     areas = sizes.astype(np.int64).prod(axis=1)
     check_pixels(int(areas.sum()))
-    scale, shift = zip(*(normalisation.affine(image) for image in images), strict=True)
+    scale, shift = zip(*(dataset.affine(item, normalisation) for item in items), strict=True)
     arrays: dict[str, Any] = {
         "pixels": np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]),
         "labels": np.concatenate([dataset.labels[i].reshape(-1) for i in items]),

@@ -77,7 +77,7 @@ class FoldSegmentation:
         """Yield the bands of an item, from top to bottom: first row, classes of every round `[R, rows, W]` uint8."""
         image = self.dataset.images[item]
         height, width = image.shape[:2]
-        affine = self.trained.normalisation.affine(image)
+        affine = self.dataset.affine(item, self.trained.normalisation)
         yield from self._predictor.rounds(lambda first, last: image[first:last], height, width, affine, self._tiles)
 
     def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
@@ -91,7 +91,7 @@ class FoldSegmentation:
         """Return the summed features of the first layer, last round, in an item's first tile `[h, w]` (Fig. 8)."""
         image = self.dataset.images[item][: self.tile, : self.tile]
         height, width = image.shape[:2]
-        scale, shift = self.trained.normalisation.affine(self.dataset.images[item])
+        scale, shift = self.dataset.affine(item, self.trained.normalisation)
         # the network takes whole tiles only: smaller images are mirrored, as in evaluation
         margins = ((0, self.tile - height), (0, self.tile - width), (0, 0))
         inputs = np.pad(image.astype(np.float32) * scale + shift, margins, mode="reflect")

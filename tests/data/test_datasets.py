@@ -8,6 +8,8 @@ from PIL import Image
 
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.normalisation import Normalisation
+from fbunet_jax.data.store import make_store
 from fbunet_jax.errors import DataError
 
 CLASSES = {"background": 0, "cell": 1}
@@ -224,6 +226,29 @@ def test_dihedral_views_are_the_8_different_ones_and_keep_image_and_label_togeth
         np.testing.assert_array_equal(picture[..., 0], truth * 100)
     np.testing.assert_array_equal(dataset.labels[dataset.names.index("a/rot90")], [[1, 0], [1, 0], [0, 0]])
     np.testing.assert_array_equal(dataset.labels[dataset.names.index("a/rot90-flip")], [[0, 1], [0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_tiles_have_the_percentiles_of_the_image_that_they_were_cut_from_or_their_own(tmp_path, views):
+    # two channels that brighten row by row, so that no tile is like its image
+    whole = {name: np.arange(8 * 12 * 2, dtype=np.uint16).reshape(8, 12, 2) * by for name, by in (("a", 3), ("b", 200))}
+    folder(tmp_path, whole, dict.fromkeys("ab", label([0, 1], 8, 12)))
+    settings = {"cut": 4, "axes": "YXC", "normalisation": "percentile", "views": "dihedral" if views == 8 else "none"}
+
+    def affines(**more):
+        dataset = load_folder(tmp_path, **settings, **more)
+        store = make_store(dataset, range(len(dataset.names)), Normalisation("percentile"))
+        return dataset, np.stack([store.scale, store.shift], axis=1)
+
+    def by_hand(pixels):
+        low, high = np.percentile(pixels.reshape(-1, 2), [1, 99], axis=0)
+        return [1 / (high - low), -low / (high - low)]
+
+    dataset, found = affines()
+    assert len(dataset.names) == 2 * 6 * views
+    np.testing.assert_allclose(found, [by_hand(whole[name[0]]) for name in dataset.names], rtol=1e-6)
+    dataset, found = affines(percentiles_of="tile")
+    np.testing.assert_allclose(found, [by_hand(tile) for tile in dataset.images], rtol=1e-6)
 
 
 def test_synthetic_images_are_groups_of_their_own_and_differ_between_seeds():

@@ -34,7 +34,7 @@ def write_fold(run, config, dataset, fold, step=1):
     state = jax.tree_util.tree_map_with_path(fill, abstract_state(config, model, 1))
     with FoldCheckpoints(directory) as checkpoints:
         checkpoints.save(state, step, 0.5 + step / 100)
-    save_inputs(directory, fit_normalisation("standardise", dataset.images))
+    save_inputs(directory, fit_normalisation(config.data.normalisation, dataset.images))
     lines = []
     for epoch in (1, 2, 3):
         lines.append({"kind": "train", "epoch": epoch, "step": epoch, "loss": 2 / epoch})

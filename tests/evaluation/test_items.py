@@ -1,13 +1,19 @@
 """Counts by image: equal to those of whole folds, and to the label maps that the pictures show."""
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
-from fbunet_jax.inference.predictor import Predictor
+from fbunet_jax.inference.predictor import Predictor, load
+from fbunet_jax.models.feedback import feature_maps
 from fbunet_jax.runs import Run
 
 
@@ -69,6 +75,24 @@ def test_reduced_label_maps_are_every_stride_th_pixel_of_the_whole_ones(segmenta
 def test_the_first_block_has_the_size_of_a_tile_or_of_a_smaller_image(segmentation):
     assert segmentation.first_block(0).shape == (32, 32)
     assert segmentation.first_block(0).std() > 0
+
+
+def test_tiles_are_evaluated_with_the_intensities_that_prediction_of_the_whole_image_has(make_run, tmp_path):
+    run = Run(make_run(tmp_path / "run", folds=(0,), synthetic_size=64, cut=32, normalisation="percentile"))
+    config, dataset = load_run_data(run)
+    names = ["00/r0c0", "00/r0c1", "00/r1c0", "00/r1c1"]
+    items = [dataset.names.index(name) for name in names]
+    segmentation = FoldSegmentation(run, config, dataset, 0)
+    tiles = segmentation.label_maps(items, [1] * 4)
+    (image,) = load_dataset(replace(config.data, cut=0, synthetic_images=1)).images
+    # without overlap every tile is segmented by itself, as in evaluation
+    page = load(run.path).predict(image, tile=32, overlap=0).labels
+    # rounding differs between programs: a tie may go the other way in a pixel or two
+    assert (np.block([[tiles[0][-1], tiles[1][-1]], [tiles[2][-1], tiles[3][-1]]]) != page).sum() <= 3
+    scale, shift = Normalisation("percentile").affine(image)
+    inputs = (image[:32, 32:] * scale + shift)[None]
+    features = feature_maps(segmentation.trained.model, segmentation.trained.variables, inputs)["encoder_0_first"]
+    np.testing.assert_allclose(segmentation.first_block(items[1]), features[0], rtol=1e-4, atol=1e-4)
 
 
 def test_counts_are_read_back_as_written_and_a_broken_file_is_named(counts, tmp_path):
