@@ -1,6 +1,7 @@
 """The axes of an image as OME-Zarr names them, and where its pixels lie."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ class Axis:
       scale: distance of neighbours, in units.
       translation: place of the first value, likewise.
       unit: such as "micrometer"; empty if it is not known.
+      stands_in: whether the name is only the nearest that OME-Zarr has: of pages that nothing says are sections.
     """
 
     name: str
@@ -27,10 +29,27 @@ class Axis:
     scale: float = 1.0
     translation: float = 0.0
     unit: str = ""
+    stands_in: bool = False
 
     def metadata(self) -> dict[str, Any]:
         """Return what OME-Zarr stores of it."""
         return {"name": self.name, "type": KINDS[self.name]} | ({"unit": self.unit} if self.unit else {})
+
+
+def stacks(counted: Sequence[Axis]) -> list[slice]:
+    """Return the pages of every stack of sections, those along z; a page that is no section is a stack by itself.
+
+    Args:
+      counted: the axes that count pages; the last one counts fastest.
+    """
+    sizes = [axis.size for axis in counted]
+    pages = math.prod(sizes)
+    along = next((at for at, axis in enumerate(counted) if axis.name == "z" and not axis.stands_in), None)
+    if along is None:
+        return [slice(page, page + 1) for page in range(pages)]
+    step = math.prod(sizes[along + 1 :])
+    span = step * sizes[along]
+    return [slice(first, first + span - step + 1, step) for first in range(pages) if first % span < step]
 
 
 def place_of_page(page: int, counted: Mapping[str, int]) -> dict[str, int]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,10 @@ class PageSummary:
       height: in pixels.
       width: in pixels.
       areas: pixels of each class.
-      objects: connected components of each class.
+      objects: connected components of each class, see `count_objects`; through the sections of a stack each counts
+        once, on the page where it begins.
+      profiles: connected components of each class in this page alone.
+      dimensions: in which the objects are counted, 2 or 3.
       entropy: mean, from 0 to 1.
       disagreement: mean, from 0 to 1; None with one fold.
       regions: windows and their mean uncertainty.
@@ -69,6 +72,8 @@ class PageSummary:
     width: int
     areas: NDArray[np.int64]
     objects: list[int]
+    profiles: list[int]
+    dimensions: int
     entropy: float
     disagreement: float | None
     regions: list[Region]
@@ -229,6 +234,8 @@ def segment_file(
                 if settings.overlays:
                     overlay = folder.overlay(name, page, image.pages)
                     _write_overlay(overlay, image, page, labels[page], predictor.class_names)
+            for stack in image.stacks:
+                pages[stack] = _in_three_dimensions(pages[stack], labels[stack], len(predictor.class_names))
             origin = {"metadata": _origin(predictor), **image.resolution}
             write_labels(folder.labels(name), labels, predictor.class_names, stacked=image.stacked, **origin)
     return pages
@@ -271,6 +278,7 @@ def _summary(
     predictor: Predictor, image: OpenImage, page: int, labels: NDArray[np.uint8], uncertainty: UncertaintyMap
 ) -> PageSummary:
     classes = len(predictor.class_names)
+    profiles = count_objects(labels[None], classes)[0].tolist()
     entropy, disagreement = uncertainty.mean()
     return PageSummary(
         name_of(image.path),
@@ -278,12 +286,24 @@ def _summary(
         image.height,
         image.width,
         areas(labels, classes),
-        count_objects(labels, classes),
+        profiles,
+        profiles,
+        2,
         entropy,
         disagreement if len(predictor.folds) > 1 else None,
         uncertainty.regions(),
         page_warning(predictor, image, page),
     )
+
+
+def _in_three_dimensions(
+    sections: Sequence[PageSummary], labels: NDArray[np.uint8], classes: int
+) -> Sequence[PageSummary]:
+    """Return the sections of a stack, labels `[Z, H, W]`, with their objects counted once through all of them."""
+    if len(sections) == 1:
+        return sections
+    counts = count_objects(labels, classes).tolist()
+    return [replace(page, objects=objects, dimensions=3) for page, objects in zip(sections, counts, strict=True)]
 
 
 def page_warning(predictor: Predictor, image: OpenImage, page: int) -> str:

@@ -16,7 +16,7 @@ from fbunet_jax.data.pixels import drop_opaque_alpha, intensities
 from fbunet_jax.data.readers import IMAGE_SUFFIXES, open_tiff, read_image
 from fbunet_jax.data.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
 from fbunet_jax.errors import DataError
-from fbunet_jax.inference.axes import Axis
+from fbunet_jax.inference.axes import Axis, stacks
 from fbunet_jax.inference.tiff_regions import TiffRegions
 from fbunet_jax.inference.zarr_input import is_zarr, open_zarr
 
@@ -70,6 +70,11 @@ class OpenImage:
     def stacked(self) -> bool:
         """Say whether the file has a page axis."""
         return len(self.axes) > 2
+
+    @property
+    def stacks(self) -> list[slice]:
+        """Return the pages of every stack of sections, see `fbunet_jax.inference.axes.stacks`."""
+        return stacks(self.axes[:-2])
 
     def rows(self, page: int) -> Rows:
         """Return the reader of one page."""
@@ -229,8 +234,10 @@ def _page_axes(order: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
     letters = [(axis, size) for axis, size in zip(order, shape, strict=True) if axis in PAGE_AXES]
     names = ["t" if axis == "T" else "z" for axis, _ in letters]
     if len(set(names)) < len(names):
-        return (Axis("z", math.prod(size for _, size in letters)),)
-    return tuple(Axis(name, size) for name, (_, size) in zip(names, letters, strict=True))
+        return (Axis("z", math.prod(size for _, size in letters), stands_in=True),)
+    return tuple(
+        Axis(name, size, stands_in=axis not in "TZ") for name, (axis, size) in zip(names, letters, strict=True)
+    )
 
 
 def _plane_axes(height: int, width: int, resolution: dict[str, Any]) -> tuple[Axis, Axis]:

@@ -1,6 +1,5 @@
 """What a segmented page holds, in numbers: areas, objects, uncertainty, and where it is most uncertain."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,9 @@ WINDOW = 256
 """Side of the regions that are ranked by their uncertainty, in pixels."""
 
 _STRIP = 1024
-_TOUCHING = np.ones((3, 3), bool)
+_BLOCK = 2**22
+"""Pixels that are labelled at once, unless two rows of two sections have more."""
+_TOUCHING = np.ones((3, 3, 3), bool)
 
 
 @dataclass(frozen=True)
@@ -73,47 +74,95 @@ def areas(labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     return np.sum(counts, axis=0)
 
 
-def count_objects(labels: NDArray[np.uint8], classes: int) -> list[int]:
-    """Count the connected components of each class; pixels that touch at a corner are connected.
+def count_objects(labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Count the connected components of each class once, in the section where they begin.
 
-    Strips are labelled one by one, then components that touch across a border are joined, so memory does not depend
-    on the height.
+    Pixels that touch at an edge or a corner, in a section or from one to the next, are connected: 8 neighbours in one
+    section, 26 in several. Blocks that overlap by a section or a row are labelled one by one, then components that
+    share a pixel are joined. Memory is that of a block, of one row of every section, and of the components.
 
     Args:
-      labels: `[H, W]`; may lie on disk.
+      labels: `[Z, H, W]`, of one page or of all sections of a stack; may lie on disk.
       classes: K.
+
+    Returns:
+      `[Z, K]`, whose sum over Z is the number of objects.
     """
-    totals = np.zeros(classes, np.int64)
-    pairs: list[list[NDArray]] = [[] for _ in range(classes)]
-    above: Sequence[NDArray | None] = [None] * classes
-    for row in _strips(labels):
-        strip = np.asarray(labels[row : row + _STRIP])
-        below = []
-        for index in range(classes):
-            components, count = ndimage.label(strip == index, structure=_TOUCHING)
-            numbered = np.where(components[[0, -1]] > 0, components[[0, -1]].astype(np.int64) + totals[index], 0)
-            if (last := above[index]) is not None:
-                pairs[index].append(_touching(last, numbered[0]))
-            below.append(numbered[1])
-            totals[index] += count
+    sections, height, width = labels.shape
+    rows = max(2, _BLOCK // (min(sections, 2) * width))
+    depth = max(2, _BLOCK // (min(rows, height) * width))
+    components = _Components()
+    above = np.zeros((sections, width), np.int64)
+    for top in _starts(height, rows):
+        below, before = np.zeros_like(above), np.zeros(0, np.int64)
+        for first in _starts(sections, depth):
+            here = slice(first, first + depth)
+            numbered, start = components.add(np.asarray(labels[here, top : top + rows]), classes, first)
+            components.join(before, _globally(numbered[0], start))
+            components.join(above[here], _globally(numbered[:, 0], start))
+            before, below[here] = _globally(numbered[-1], start), _globally(numbered[:, -1], start)
         above = below
-    return [_joined(int(total), each) for total, each in zip(totals, pairs, strict=True)]
+    return components.count(sections, classes)
+
+
+class _Components:
+    """Connected components of blocks, numbered from 1 through all of them, and which of them are one."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._classes: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
+        self._sections: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
+        self._pairs: list[NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
+
+    def add(self, block: NDArray[np.uint8], classes: int, first: int) -> tuple[NDArray[np.int32], int]:
+        """Label a block `[D, H, W]` that begins in section `first`.
+
+        Returns:
+          The components, numbered from 1 in this block (0: no class), and how many there were before.
+        """
+        counts: list[int] = []
+        numbered = np.zeros(block.shape, np.int32)
+        for index in range(classes):
+            mask = block == index
+            components, count = ndimage.label(mask, structure=_TOUCHING)
+            components += sum(counts)
+            components *= mask
+            numbered += components
+            counts.append(count)
+        sections = np.zeros(sum(counts) + 1, np.intp)
+        for section in reversed(range(len(block))):
+            sections[numbered[section]] = first + section
+        self._sections.append(sections[1:])
+        self._classes.append(np.repeat(np.arange(classes), counts))
+        start, self._total = self._total, self._total + sum(counts)
+        return numbered, start
+
+    def join(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        """Join the components at the same places of two arrays of their numbers, where 0 is none, if there are any."""
+        if one.size:
+            shared = (one > 0) & (other > 0)
+            pairs = np.unique((one[shared] - 1) * self._total + other[shared] - 1)
+            self._pairs.append(np.stack(np.divmod(pairs, self._total)))
+
+    def count(self, sections: int, classes: int) -> NDArray[np.int64]:
+        """Return the number of objects of each class by the section in which they begin, `[sections, classes]`."""
+        one, other = np.concatenate(self._pairs, axis=1)
+        graph = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(self._total, self._total))
+        count, objects = sparse.csgraph.connected_components(graph, directed=False)
+        kinds, begins = np.zeros(count, np.intp), np.full(count, sections)
+        kinds[objects] = np.concatenate(self._classes)
+        np.minimum.at(begins, objects, np.concatenate(self._sections))
+        return np.bincount(begins * classes + kinds, minlength=sections * classes).reshape(sections, classes)
+
+
+def _globally(numbered: NDArray[np.int32], start: int) -> NDArray[np.int64]:
+    return np.where(numbered > 0, numbered.astype(np.int64) + start, 0)
+
+
+def _starts(length: int, size: int) -> range:
+    """Return where blocks of a size begin along an axis, so that each shares one place with the next."""
+    return range(0, max(length - 1, 1), size - 1)
 
 
 def _strips(labels: NDArray) -> range:
     return range(0, len(labels), _STRIP)
-
-
-def _touching(upper: NDArray, lower: NDArray) -> NDArray:
-    """Return the pairs `[2, P]` of components, numbered from 1, that touch between two rows `[W]`."""
-    sides = [(upper, lower), (upper[1:], lower[:-1]), (upper[:-1], lower[1:])]
-    pairs = np.concatenate([np.stack(side) for side in sides], axis=1)
-    return np.unique(pairs[:, (pairs > 0).all(axis=0)], axis=1)
-
-
-def _joined(total: int, pairs: Sequence[NDArray]) -> int:
-    if not pairs:
-        return total
-    upper, lower = np.concatenate(pairs, axis=1) - 1
-    graph = sparse.coo_array((np.ones(len(upper), bool), (upper, lower)), shape=(total, total))
-    return int(sparse.csgraph.connected_components(graph, directed=False, return_labels=False))

@@ -13,16 +13,20 @@ RANKED_REGIONS = 50
 
 
 def write_summary(path: Path, pages: Sequence[PageSummary], class_names: Sequence[str]) -> None:
-    """Write one line a page: area share and objects of each class, mean uncertainty."""
+    """Write one line a page: area share, objects and profiles of each class, mean uncertainty.
+
+    The objects of a stack are counted in 3D, each on the page where it begins: their sum is the number in the stack.
+    """
     header = ["image", "page", "height", "width"]
-    header += [f"area share {name}" for name in class_names] + [f"objects {name}" for name in class_names]
+    header += [f"{what} {name}" for what in ("area share", "objects", "profiles") for name in class_names]
     rows = [
         [page.image, page.page, page.height, page.width]
         + [f"{count / (page.height * page.width):.6f}" for count in page.areas.tolist()]
-        + [*page.objects, _number(page.entropy), _number(page.disagreement)]
+        + [*page.objects, *page.profiles, f"{page.dimensions}D"]
+        + [_number(page.entropy), _number(page.disagreement)]
         for page in pages
     ]
-    _write(path, [*header, "entropy", "disagreement"], rows)
+    _write(path, [*header, "objects counted in", "entropy", "disagreement"], rows)
 
 
 def rank_pages(pages: Sequence[PageSummary]) -> list[PageSummary]:

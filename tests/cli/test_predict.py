@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 import tifffile
 from PIL import Image
@@ -129,11 +130,16 @@ def test_the_tables_hold_what_the_label_files_hold(work, result):
     with (work / "out/summary.csv").open() as file:
         rows = {(row["image"], int(row["page"])): row for row in csv.DictReader(file)}
     assert list(rows) == [("9", 0), ("10", 0), ("10", 1), ("10", 2), ("deep", 0), ("photo", 0), ("pixel", 0)]
-    labels = tifffile.imread(work / "out/labels/10.tif")[1]
+    stack = tifffile.imread(work / "out/labels/10.tif")
+    labels = stack[1]
     entropy, disagreement = tifffile.imread(work / "out/uncertainty/10.tif")[1]
     row = rows["10", 1]
     for index, name in enumerate(("cytoplasm", "membrane", "mitochondria", "synapse")):
         assert float(row[f"area share {name}"]) == pytest.approx((labels == index).mean(), abs=1e-6)
+        assert int(row[f"profiles {name}"]) == scipy.ndimage.label(labels == index, np.ones((3, 3)))[1]
+        objects = scipy.ndimage.label(stack == index, np.ones((3, 3, 3)))[1]
+        assert sum(int(rows["10", page][f"objects {name}"]) for page in range(3)) == objects
+    assert (row["objects counted in"], rows["9", 0]["objects counted in"]) == ("3D", "2D")
     assert float(row["entropy"]) == pytest.approx(entropy.mean(), abs=1e-5)
     assert float(row["disagreement"]) == pytest.approx(disagreement.mean(), abs=1e-5)
     with (work / "out/label_next.csv").open() as file:
@@ -197,7 +203,7 @@ def segmented(tmp_path, monkeypatch):
             if path.name == "b.tif":
                 raise error
             counts = np.array([3, 1])
-            return [inference_files.PageSummary(path.stem, 0, 2, 2, counts, [1, 1], 1.2e-5, None, [], "")]
+            return [inference_files.PageSummary(path.stem, 0, 2, 2, counts, [1, 1], [1, 1], 2, 1.2e-5, None, [], "")]
 
         monkeypatch.setattr(inference_files, "segment_file", segment)
         folder, files = inference_files.OutputFolder(tmp_path), [Path(f"{name}.tif") for name in "abc"]

@@ -1,12 +1,19 @@
 """The folder of results: what may be replaced, what is removed, how files are called."""
 
+import csv
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
 
+from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import RunError
-from fbunet_jax.inference.files import OutputFolder, other_channels
+from fbunet_jax.inference.files import OutputFolder, Settings, other_channels, segment_file
 from fbunet_jax.inference.outputs import beside
+from fbunet_jax.inference.predictor import Band
+from fbunet_jax.inference.tables import write_summary
 
 
 def fill(folder, *names):
@@ -64,6 +71,43 @@ def test_the_pages_of_a_stack_never_have_the_name_of_another_image():
     folder = OutputFolder(Path("out"))
     assert folder.overlay("zstack", 0, 3) == Path("out/overlays/zstack/z000.png")
     assert folder.overlay("zstack-z000", 0, 1) == Path("out/overlays/zstack-z000.png")
+
+
+class Known:
+    """Takes the intensity for the class: what a network finds is known."""
+
+    channels, class_names = 1, ("background", "one", "two")
+    folds = (SimpleNamespace(fold=0, step=1, normalisation=Normalisation("scale")),)
+
+    def bands(self, rows, height, width, tiles):
+        yield Band(0, np.pad(np.eye(3, dtype=np.float32)[rows(0, height)[..., 0]], ((0, 0), (0, 0), (0, 1))))
+
+
+@pytest.mark.parametrize(
+    ("axes", "objects", "counted_in"),
+    [
+        ("ZYX", [1, 0, 0, 0, 0, 1], "3D"),
+        ("TZYX", [1, 0, 0, 1, 0, 1], "3D"),
+        ("ZTYX", [1, 1, 0, 0, 0, 0], "3D"),
+        ("TYX", [1, 1, 1, 1, 0, 1], "2D"),
+        ("IYX", [1, 1, 1, 1, 0, 1], "2D"),
+        ("ZIYX", [1, 1, 1, 1, 0, 1], "2D"),
+    ],
+)
+def test_objects_count_once_through_sections_and_on_every_page_of_other_axes(axes, objects, counted_in, tmp_path):
+    pages = np.zeros((6, 8, 8), np.uint8)
+    pages[[0, 1, 2, 3, 5], 2:4, 2:4] = 1
+    shape = {"TZYX": (2, 3, 8, 8)}.get(axes, (3, 2, 8, 8) if len(axes) == 4 else pages.shape)
+    tifffile.imwrite(tmp_path / "a.tif", pages.reshape(shape), photometric="minisblack")
+    folder, settings = OutputFolder(tmp_path), Settings(axes=axes, overlays=False)
+    summaries = segment_file(Known(), tmp_path / "a.tif", folder, settings, lambda pixels, share: None)
+    write_summary(folder.summary, summaries, Known.class_names)
+    with folder.summary.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["objects one"]) for row in rows] == objects
+    assert [int(row["profiles one"]) for row in rows] == [1, 1, 1, 1, 0, 1]
+    assert [int(row["objects two"]) for row in rows] == [0] * 6
+    assert {row["objects counted in"] for row in rows} == {counted_in}
 
 
 def test_another_number_of_channels_is_explained():

@@ -9,21 +9,40 @@ from fbunet_jax.inference.summary import UncertaintyMap, areas, count_objects
 
 
 @pytest.mark.parametrize("strip", [1, 2, 7, 1024])
-@pytest.mark.parametrize("share", [0.3, 0.6])
-def test_objects_are_scipys_of_the_whole_page_for_every_strip(strip, share, monkeypatch):
+def test_areas_are_those_of_the_whole_page_for_every_strip(strip, monkeypatch):
     monkeypatch.setattr(summary, "_STRIP", strip)
-    random = np.random.default_rng(0)
-    labels = (random.uniform(size=(40, 31)) < share).astype(np.uint8) + (random.uniform(size=(40, 31)) < 0.1)
-    expected = [ndimage.label(labels == index, structure=np.ones((3, 3)))[1] for index in range(4)]
-    assert count_objects(labels, 4) == expected
+    labels = np.random.default_rng(0).integers(0, 4, (40, 31), np.uint8)
     np.testing.assert_array_equal(areas(labels, 4), [(labels == index).sum() for index in range(4)])
 
 
-def test_an_object_across_strips_that_touches_at_corners_only_counts_once(monkeypatch):
-    monkeypatch.setattr(summary, "_STRIP", 1)
-    assert count_objects(np.eye(9, dtype=np.uint8), 2) == [1, 1]
-    rings = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
-    assert count_objects(rings, 2) == [1, 1]
+@pytest.mark.parametrize("shape", [(1, 40, 31), (9, 14, 11), (30, 5, 1), (12, 1, 6), (1, 1, 1)])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.6])
+@pytest.mark.parametrize("block", [1, 40, 200, 2**22])
+def test_objects_are_scipys_of_the_whole_stack_where_they_begin_for_every_block(block, share, shape, monkeypatch):
+    monkeypatch.setattr(summary, "_BLOCK", block)
+    random = np.random.default_rng(0)
+    labels = (random.uniform(size=shape) < share).astype(np.uint8) + (random.uniform(size=shape) < 0.1)
+    expected = np.zeros((shape[0], 4), int)
+    for index in range(4):
+        whole, _ = ndimage.label(labels == index, structure=np.ones((3, 3, 3)))
+        for place in ndimage.find_objects(whole):
+            expected[place[0].start, index] += 1
+    np.testing.assert_array_equal(count_objects(labels, 4), expected)
+
+
+@pytest.mark.parametrize("block", [1, 2**22])
+def test_an_object_through_ten_sections_counts_once_however_it_winds_and_branches(block, monkeypatch):
+    monkeypatch.setattr(summary, "_BLOCK", block)
+    labels = np.zeros((10, 12, 12), np.uint8)
+    labels[np.arange(10), np.arange(10), np.arange(10)] = 1  # touches at corners only
+    labels[3:5, 11, 0] = labels[4, 11, 2] = labels[5, 11, 1] = 2  # two branches that meet in section 5
+    labels[8:, 11, 11] = 2
+    expected = np.zeros((10, 3), int)
+    expected[0] = 1, 1, 0
+    expected[[3, 8], 2] = 1
+    np.testing.assert_array_equal(count_objects(labels, 3), expected)
+    rings = np.array([[[1, 1, 1], [1, 0, 1], [1, 1, 1]]], np.uint8)
+    assert count_objects(rings, 2).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 700), (512, 256)])
