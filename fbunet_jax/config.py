@@ -19,6 +19,7 @@ FORMAT = 2
 """Version of the configuration format; a newer one is refused."""
 
 BEFORE_FORMAT_2: dict[str, Any] = {
+    "data.percentiles_of": "tile",
     "training.norm_batches": 0,
     "training.validation_tiles": "separate",
     "training.crop_border": False,
@@ -309,7 +310,9 @@ def with_missing(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
 
 def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings, none of them missing, in which those that come to the same are the same."""
-    training, data = {**table["training"]}, table["data"]
+    training, data = {**table["training"]}, {**table["data"]}
+    if not data["cut"] or data["normalisation"] != "percentile":
+        data["percentiles_of"] = BEFORE_FORMAT_2["data.percentiles_of"]
     if training["norm_batches"] == "auto":
         training["norm_batches"] = 24 if training["weight_average"] else 0
     if not training["elastic_augmentation"]:
@@ -317,7 +320,7 @@ def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
     if 0 < data["cut"] <= data["crop"]:
         for name in ("crop_border", "validation_tiles"):
             training[name] = BEFORE_FORMAT_2[f"training.{name}"]
-    return {**table, "training": training}
+    return {**table, "data": data, "training": training}
 
 
 def _root_beside(table: dict[str, Any], file: Path) -> None:

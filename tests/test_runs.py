@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from fbunet_jax.config import Config, DataConfig, TrainingConfig, to_toml
+from fbunet_jax.config import BEFORE_FORMAT_2, Config, DataConfig, TrainingConfig, to_toml
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import read_json
 from fbunet_jax.runs import Run, as_begun, create_or_open, default_path, set_aside
@@ -129,10 +129,10 @@ def test_a_run_of_a_newer_format_is_refused(tmp_path):
 
 
 def as_format_1(run, **training):
-    """Write the settings of a run as the version before format 2 did, which had three settings fewer."""
+    """Write the settings of a run as the version before format 2 did, which did not have all of them."""
     config = Config(training=TrainingConfig(**training))
     lines = to_toml(config).replace("format = 2", "format = 1").splitlines(keepends=True)
-    new = ("norm_batches", "crop_border", "elastic_probability")
+    new = tuple(name.partition(".")[2] for name in BEFORE_FORMAT_2)
     run.config.write_text("".join(line for line in lines if not line.startswith(new)))
     return config
 
@@ -160,7 +160,7 @@ def test_a_run_of_format_1_stays_one_when_it_is_prolonged(tmp_path):
     text = run.config.read_text()
     assert "format = 1" in text
     assert "epochs = 20" in text
-    assert not re.search("norm_batches|crop_border|elastic_probability", text)
+    assert not re.search("norm_batches|crop_border|percentiles_of", text)
 
 
 def test_a_run_of_format_2_keeps_what_was_set(tmp_path):

@@ -58,8 +58,8 @@ class Tiling:
 
         Args:
           unit: see the class.
-          tile: its side; without it, and without an overlap, a page that is smaller than the default tile is one tile
-            of its own size, rounded up.
+          tile: its side; without it, and without an overlap, a page that is smaller than the default tile is one tile:
+            a square page that the network takes as it is, another one mirrored up to the next `SMALL_STEP`.
           overlap: of neighbours.
           page: height and width, if known.
 
@@ -68,7 +68,8 @@ class Tiling:
         """
         side = max(DEFAULT_TILE, 2 * unit) if tile is None else tile
         if page and tile is None and overlap is None:
-            step = math.lcm(SMALL_STEP, unit)
+            is_whole = page[0] == page[1] and page[0] % unit == 0
+            step = unit if is_whole else math.lcm(SMALL_STEP, unit)
             side = min(side, max(2 * unit, math.ceil(max(page) / step) * step))
         return cls(side, min(DEFAULT_OVERLAP, side // 2) // unit * unit if overlap is None else overlap, unit)
 

@@ -174,7 +174,8 @@ def config_table(run):
 
 
 def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, monkeypatch):
-    settings = {"weight_average": 0.9, "dice_weight": 0.5, "elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
+    settings = {"weight_average": 0.9, "norm_batches": 2, "dice_weight": 0.5}
+    settings |= {"elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
     config = tiny(training=TINY["training"] | settings | {"save_minutes": 0})
     whole = train_fold(config, 1, out=tmp_path / "whole", stream=io.StringIO())
     interruption, call = Interruption(), MappedTraining.__call__
