@@ -113,8 +113,8 @@ def _padded(tiles: Sequence[tuple[int, int, int]], size: int) -> NDArray[np.int3
 
 
 def empty_strip(batches: TileBatches, rounds: int, classes: int) -> NDArray[np.float32]:
-    """Return what a device adds the first tile to: `[T, width, R, K]`."""
-    return np.zeros((batches.tiling.tile, batches.width, rounds, classes), np.float32)
+    """Return what a device adds the first tile to: `[R, K, T, width]`."""
+    return np.zeros((rounds, classes, batches.tiling.tile, batches.width), np.float32)
 
 
 def add_to_strip(
@@ -135,25 +135,24 @@ def add_to_strip(
       weights: `[T]` of a tile's rows and columns.
       variables: of the network.
       store: the images.
-      strip: `[T, W, R, K]` float32, the sums in T rows, of which the first is the tiles' own.
+      strip: `[R, K, T, W]` float32, the sums in T rows, of which the first is the tiles' own.
       tiles: `[S, 3]` int32, image, top and left.
       complete: [] int32, how many of the rows no later tile reaches.
 
     Returns:
       The strip, moved up by the complete rows, and the confusion matrices of every round `[R, K, K]` int32 over them.
     """
-    side, width, rounds, classes = strip.shape
+    rounds, classes, side, width = strip.shape
     image, _ = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
     logits = cast(Array, model.apply(variables, image, train=False)).astype(jnp.float32)
     window = weights[:, None] * weights * (tiles[:, 0] >= 0)[:, None, None]
-    values = jnp.moveaxis(jax.nn.softmax(logits), 0, 3) * window[..., None, None]
+    values = jax.nn.softmax(logits).transpose(1, 0, 4, 2, 3) * window[:, None, None]
     for place in range(len(tiles)):
-        corner = (0, tiles[place, 2], 0, 0)
-        there = lax.dynamic_slice(strip, corner, (side, side, rounds, classes))
+        corner = (0, 0, 0, tiles[place, 2])
+        there = lax.dynamic_slice(strip, corner, (rounds, classes, side, side))
         strip = lax.dynamic_update_slice(strip, there + values[place], corner)
     _, label = gather_crop(store, tiles[0, 0], tiles[0, 1:] * jnp.array([1, 0]), (side, width))
     label = jnp.where((jnp.arange(side) < complete)[:, None], label, -1)
-    chosen = strip.argmax(axis=-1)
-    counts = jnp.stack([confusion_matrix(label, chosen[..., index], classes) for index in range(rounds)])
-    below = jnp.concatenate([strip, jnp.zeros_like(strip)])
-    return lax.dynamic_slice_in_dim(below, complete, side), counts
+    counts = jnp.stack([confusion_matrix(label, each, classes) for each in strip.argmax(axis=1)])
+    below = jnp.concatenate([strip, jnp.zeros_like(strip)], axis=2)
+    return lax.dynamic_slice_in_dim(below, complete, side, axis=2), counts
