@@ -136,7 +136,7 @@ def colour_values(values: NDArray[np.floating]) -> NDArray[np.uint8]:
 def draw_differences(
     path: Path,
     class_names: Sequence[str],
-    runs: Sequence[tuple[str, NDArray[np.floating], Sequence[tuple[float, float] | None]]],
+    runs: Sequence[tuple[str, NDArray[np.floating], NDArray[np.floating], Sequence[tuple[float, float] | None]]],
     baseline: str,
 ) -> None:
     """Draw the differences in IoU of some runs to another, one row a class, one column a run.
@@ -144,32 +144,32 @@ def draw_differences(
     Args:
       path: of the PNG.
       class_names: what the rows are called, from above.
-      runs: of each its name, differences in percentage points `[folds, rows]`, and an interval of the mean or None.
+      runs: of each its name, differences in percentage points: of the folds `[folds, rows]`, of their summed counts
+        `[rows]`, and an interval of these or None.
       baseline: name of the run that the others are compared with.
     """
     figure = Figure(figsize=(2.2 + 3.2 * len(runs), 1.3 + 0.42 * len(class_names)), layout="constrained")
     grid = figure.subplots(1, len(runs), squeeze=False, sharey=True, sharex=True)[0]
     rows = np.arange(len(class_names))
-    for axes, (name, differences, intervals) in zip(grid, runs, strict=True):
+    for axes, (name, differences, summed, intervals) in zip(grid, runs, strict=True):
         axes.axvline(0, color="0.5", linewidth=1)
         for fold in differences:
             axes.plot(fold, rows + 0.18, "o", color="0.6", markersize=4, linestyle="none")
         for row, interval in enumerate(intervals):
             if interval:
                 axes.plot(interval, (row - 0.12, row - 0.12), color="black", linewidth=2)
-        means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in differences.T]
-        axes.plot(means, rows - 0.12, "D", color="#0072b2", markersize=6, linestyle="none")
+        axes.plot(summed, rows - 0.12, "D", color="#0072b2", markersize=6, linestyle="none")
         axes.set(title=name, xlabel="percentage points of IoU")
         axes.grid(axis="x", alpha=0.3)
     # two or three folds give intervals that would squeeze the differences into a line: they run off the frame
-    spread = max((np.nanmax(np.abs(d)) for _, d, _ in runs if not np.isnan(d).all()), default=1.0)
+    spread = max((np.nanmax(np.abs(d)) for _, d, _, _ in runs if not np.isnan(d).all()), default=1.0)
     limit = max(1.0, 2 * spread)
     grid[0].set_xlim(-limit, limit)
-    is_cut = any(max(-low, high) > limit for _, _, intervals in runs for low, high in filter(None, intervals))
+    is_cut = any(max(-low, high) > limit for *_, intervals in runs for low, high in filter(None, intervals))
     grid[0].set_yticks(rows, class_names)
     grid[0].set_ylim(len(class_names) - 0.5, -0.5)
     cut = ", cut off at the frame" if is_cut else ""
-    figure.suptitle(f"Difference to {baseline}: folds (grey), mean, 95 % interval{cut}", fontsize="medium")
+    figure.suptitle(f"Difference to {baseline}: folds (grey), all together, 95 % interval{cut}", fontsize="medium")
     _save(figure, path)
 
 

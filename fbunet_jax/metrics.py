@@ -26,19 +26,23 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
 
 
 def iou(confusion: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return TP / (TP + FP + FN) of each class, `[..., K]`; NaN for a class absent from truth and prediction.
+    """Return TP / (TP + FP + FN) of each class, `[..., K]`; NaN for a class without a pixel of truth.
+
+    Such a class has only false positives. Each of them is a false negative of the class that the pixel has, and lowers
+    the IoU of that class.
 
     Args:
       confusion: `[..., K, K]` counts, rows truth, columns prediction.
     """
     confusion = np.asarray(confusion)
     true_positives = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - true_positives
-    return np.divide(true_positives, union, out=np.full_like(true_positives, np.nan), where=union > 0)
+    truth = confusion.sum(axis=-1)
+    union = truth + confusion.sum(axis=-2) - true_positives
+    return np.divide(true_positives, union, out=np.full_like(true_positives, np.nan), where=truth > 0)
 
 
 def mean_iou(confusion: NDArray[np.integer]) -> float:
-    """Return the mean of the IoU `[K, K]` over the classes that occur in truth or prediction; NaN if none does."""
+    """Return the mean IoU of counts `[K, K]` over the classes that have a pixel of truth; NaN if none has."""
     values = iou(confusion)
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")

@@ -147,9 +147,11 @@ def test_values_become_brighter_colours_as_they_grow():
 
 def test_differences_are_drawn_with_and_without_intervals(tmp_path):
     folds = np.array([[1.0, -2.0, np.nan], [2.0, -1.0, np.nan]])
-    draw_differences(tmp_path / "c.png", ["x", "y", "z"], [("a", folds, [(-90.0, 93.0), (-2, -1), None])], "unet")
+    summed = np.array([1.6, -1.5, np.nan])
+    drawn = [("a", folds, summed, [(-90.0, 93.0), (-2, -1), None])]
+    draw_differences(tmp_path / "c.png", ["x", "y", "z"], drawn, "unet")
     drawn = read_png(tmp_path / "c.png")
-    draw_differences(tmp_path / "d.png", ["x", "y", "z"], [("a", folds[:1], [None] * 3)], "unet")
+    draw_differences(tmp_path / "d.png", ["x", "y", "z"], [("a", folds[:1], summed, [None] * 3)], "unet")
     assert (0, 114, 178) in colours_in(drawn)
     assert (0, 114, 178) in colours_in(read_png(tmp_path / "d.png"))
 

@@ -52,8 +52,23 @@ def test_iou_by_hand_with_an_absent_class_and_ignored_pixels(count):
     assert mean_iou(confusion) == pytest.approx((2 / 5 + 1 / 3 + 0) / 3)
 
 
-def test_a_class_that_is_predicted_but_not_there_counts_as_0():
-    np.testing.assert_allclose(iou(np.array([[3, 1], [0, 0]])), [3 / 4, 0])
+def test_a_class_without_truth_has_no_iou_and_its_false_positives_count_against_the_others():
+    confusion = np.array([[90, 10, 0], [10, 80, 10], [0, 0, 0]])
+    np.testing.assert_allclose(iou(confusion), [90 / 110, 80 / 110, np.nan])
+    assert mean_iou(confusion) == pytest.approx((90 / 110 + 80 / 110) / 2)
+    # as scikit-learn has it for the labels that are there
+    truth, predicted = (np.repeat(axis.ravel(), confusion.ravel()) for axis in np.indices((3, 3)))
+    scores = sklearn.metrics.jaccard_score(truth, predicted, labels=[0, 1], average=None)
+    np.testing.assert_allclose(iou(confusion)[:2], scores)
+
+
+def test_one_stray_pixel_of_an_absent_class_moves_the_mean_by_one_pixel():
+    confusion = np.diag([700, 700, 700, 0])
+    confusion[0, 1] = confusion[1, 2] = confusion[2, 0] = 180
+    stray = confusion.copy()
+    stray[0, 0] -= 1
+    stray[0, 3] += 1
+    assert 0 < mean_iou(confusion) - mean_iou(stray) < 1 / 1000
 
 
 def test_nothing_to_count_gives_no_number_rather_than_0(count):

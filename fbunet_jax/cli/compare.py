@@ -42,7 +42,7 @@ def command(options: Sequence[str], prog: str) -> int:
     comparison = compare(arguments.runs, split=arguments.split)
     print(comparison_table(comparison))
     columns = [
-        (d.name, 100 * d.folds, [(100 * i[0], 100 * i[1]) if i else None for i in d.intervals])
+        (d.name, 100 * d.folds, 100 * d.summed, [(100 * i[0], 100 * i[1]) if i else None for i in d.intervals])
         for d in comparison.differences
     ]
     draw_differences(out, comparison.rows, columns, comparison.names[0])

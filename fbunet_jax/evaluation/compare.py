@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fbunet_jax.data.folds import PARTS, read_folds
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import present_entries
-from fbunet_jax.evaluation.statistics import Interval, t_interval
+from fbunet_jax.evaluation.crossval import absence_notes, present_entries
+from fbunet_jax.evaluation.statistics import Interval, class_iou, paired_difference
 from fbunet_jax.runs import Run
 
 
@@ -20,14 +20,15 @@ class Difference:
 
     Attributes:
       name: what the run is called.
-      folds: `[F, K + 1]` this run's IoU minus the first run's, of every class and the mean; NaN where one has none.
-      mean: `[K + 1]` over folds.
-      intervals: 95 % t interval of each mean over folds, None with fewer than two folds.
+      folds: `[F, K + 1]` this run's IoU minus the first run's, of every class and the mean; NaN for a class that the
+        fold lacks, whose mean is over the others.
+      summed: `[K + 1]` the same of the folds' summed counts, which have every class.
+      intervals: 95 % interval of each of these, None with fewer than two folds, see `paired_difference`.
     """
 
     name: str
     folds: NDArray[np.float64]
-    mean: NDArray[np.float64]
+    summed: NDArray[np.float64]
     intervals: list[Interval | None]
 
 
@@ -41,8 +42,10 @@ class Comparison:
       split: ``"test"`` or ``"validation"``.
       folds: the F folds that every run has.
       iou: `[runs, F, K + 1]` IoU of the last round, of every class and the mean.
+      summed: `[runs, K + 1]` IoU of the folds' summed counts.
       differences: of every run but the first.
       left_out: a sentence for each run that lacks a fold that another one has.
+      absent: a sentence for each fold that lacks a class.
     """
 
     names: list[str]
@@ -50,8 +53,10 @@ class Comparison:
     split: str
     folds: list[int]
     iou: NDArray[np.float64]
+    summed: NDArray[np.float64]
     differences: list[Difference]
     left_out: list[str]
+    absent: list[str]
 
 
 def compare(runs: Sequence[str | Path], *, split: str = "test") -> Comparison:
@@ -79,10 +84,16 @@ def compare(runs: Sequence[str | Path], *, split: str = "test") -> Comparison:
     ]
     if not shared:
         raise RunError(f"The runs have no evaluated fold in common. {' '.join(left_out)}")
-    values = np.array([[_values(found[fold]) for fold in shared] for found in entries], np.float64)
-    differences = [_difference(name, run - values[0]) for name, run in zip(names[1:], values[1:], strict=True)]
-    rows = [*opened[0].read_dataset()["class_names"], "mean"]
-    return Comparison(names, rows, split, shared, values, differences, left_out)
+    counts = np.array([[found[fold]["rounds"][-1]["confusion"] for fold in shared] for found in entries], np.int64)
+    values = class_iou(counts)
+    differences = [
+        Difference(name, values[index] - values[0], *paired_difference(counts[0], counts[index]))
+        for index, name in enumerate(names[1:], start=1)
+    ]
+    classes = opened[0].read_dataset()["class_names"]
+    absent = absence_notes(classes, dict(zip(shared, values[0, :, :-1].tolist(), strict=True)))
+    summed = class_iou(counts.sum(axis=1))
+    return Comparison(names, [*classes, "mean"], split, shared, values, summed, differences, left_out, absent)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -146,33 +157,23 @@ def _entries(run: Run, split: str) -> dict[int, dict]:
     return found
 
 
-def _values(entry: dict) -> list[float]:
-    return [np.nan if value is None else value for value in [*entry["iou"], entry["mean_iou"]]]
-
-
-def _difference(name: str, folds: NDArray[np.float64]) -> Difference:
-    columns = [column[~np.isnan(column)] for column in folds.T]
-    mean = np.array([column.mean() if column.size else np.nan for column in columns])
-    return Difference(name, folds, mean, [t_interval(column) for column in columns])
-
-
 def comparison_table(comparison: Comparison) -> str:
     """Return the table that `fbunet compare` prints: IoU of the first run in %, differences in percentage points."""
     folds = comparison.folds
     lines = [f"{comparison.names[0]}: IoU in %, {comparison.split} split"]
     first = [[_number(100 * value) for value in fold] for fold in comparison.iou[0]]
-    means = [_number(100 * value) for value in _nan_mean(comparison.iou[0])]
-    header = ["", *(f"fold {fold}" for fold in folds), "mean"]
-    lines += _aligned([header, *([row, *cells] for row, *cells in zip(comparison.rows, *first, means, strict=True))])
+    summed = [_number(100 * value) for value in comparison.summed[0]]
+    header = ["", *(f"fold {fold}" for fold in folds), "summed"]
+    lines += _aligned([header, *([row, *cells] for row, *cells in zip(comparison.rows, *first, summed, strict=True))])
     for difference in comparison.differences:
         lines += ["", f"{difference.name} minus {comparison.names[0]}: percentage points of IoU"]
         cells = [[_signed(100 * value) for value in fold] for fold in difference.folds]
-        mean = [_signed(100 * value) for value in difference.mean]
+        summed = [_signed(100 * value) for value in difference.summed]
         intervals = [f"{_signed(100 * i[0])} to {_signed(100 * i[1])}" if i else "none" for i in difference.intervals]
-        table = zip(comparison.rows, *cells, mean, intervals, strict=True)
+        table = zip(comparison.rows, *cells, summed, intervals, strict=True)
         lines += _aligned([[*header, "95 % interval"], *map(list, table)])
     lines += ["", interval_note(len(folds))]
-    return "\n".join([*lines, *comparison.left_out])
+    return "\n".join([*lines, *comparison.absent, *comparison.left_out])
 
 
 def interval_note(folds: int) -> str:
@@ -180,13 +181,9 @@ def interval_note(folds: int) -> str:
     if folds < 2:
         return "No interval: one fold says nothing about how much a difference varies. Train and evaluate more folds."
     return (
-        f"The interval is the paired t interval of the mean over {folds} folds. The folds share training images, so "
-        "it is rather too narrow than too wide."
+        "Summed is the IoU of the counts of all folds together, and the interval a paired jackknife of it over "
+        f"{folds} folds. The folds share training images, so it is rather too narrow than too wide."
     )
-
-
-def _nan_mean(values: NDArray[np.float64]) -> list[float]:
-    return [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in values.T]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,19 +12,22 @@ from fbunet_jax.checkpoints.trained import best_step, trained_folds
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
+from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
 from fbunet_jax.files import read_json, write_atomically
-from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import Run
 from fbunet_jax.training.setup import part_items
 
 Evaluation = dict[str, Any]
 
-FORMAT = 1
-"""Version of the format of evaluation.json."""
+FORMAT = 2
+"""Version of the format of evaluation.json. In format 1, which has no number in the file of a fold, a class without a
+pixel of truth had an IoU of 0 if it was predicted."""
+
+_MOST_PIXELS = 2**53
 
 
 class Scores(TypedDict):
-    """What one round of a fold reached, as evaluation.json holds it; None: no pixel of the class in truth or result."""
+    """What one round of a fold reached, as evaluation.json holds it; None: the truth has no pixel of the class."""
 
     mean_iou: float | None
     iou: list[float | None]
@@ -38,6 +41,7 @@ class Entry(TypedDict):
     cut them into separate tiles of `data.crop` pixels.
     """
 
+    format: NotRequired[int]
     fold: int
     step: int
     images: int
@@ -109,19 +113,16 @@ def fold_entry(fold: int, step: int, images: int, confusion: NDArray[np.int64]) 
       images: how many were evaluated.
       confusion: `[R, K, K]` int64, summed over all of them.
     """
+    return {"format": FORMAT, "fold": fold, "step": step, "images": images, **_scores(confusion, class_iou(confusion))}
+
+
+def _scores(confusion: NDArray[np.int64], values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the scores of an entry from its counts `[R, K, K]` and their IoU `[R, K + 1]`, the mean last."""
     rounds = [
-        {"mean_iou": _number(mean_iou(matrix)), "iou": _numbers(iou(matrix)), "confusion": matrix.tolist()}
-        for matrix in confusion
+        {"mean_iou": _number(row[-1]), "iou": _numbers(row[:-1]), "confusion": matrix.tolist()}
+        for matrix, row in zip(confusion, values, strict=True)
     ]
-    last = rounds[-1]
-    return {
-        "fold": fold,
-        "step": step,
-        "images": images,
-        "mean_iou": last["mean_iou"],
-        "iou": last["iou"],
-        "rounds": rounds,
-    }
+    return {"mean_iou": rounds[-1]["mean_iou"], "iou": rounds[-1]["iou"], "rounds": rounds}
 
 
 def present_entries(run: Run, split: str) -> list[Evaluation]:
@@ -141,19 +142,50 @@ def present_entries(run: Run, split: str) -> list[Evaluation]:
 
 
 def _read_entry(file: Path, fold: int, classes: int) -> Evaluation:
-    """Read a fold's evaluation, and check that its numbers are possible."""
+    """Read a fold's evaluation of any format, as one of the present format."""
     entry = cast(Entry, read_json(file, Entry))
-    measured = [(entry["mean_iou"], entry["iou"]), *((each["mean_iou"], each["iou"]) for each in entry["rounds"])]
-    shares = [share for mean, values in measured for share in (mean, *values) if share is not None]
-    matrices = [each["confusion"] for each in entry["rounds"]]
-    possible = entry["fold"] == fold and len(measured) > 1 and all(0 <= share <= 1 for share in shares)
-    possible = possible and all(len(values) == classes for _, values in measured)
-    if not possible or any([len(row) for row in matrix] != [classes] * classes for matrix in matrices):
+    version = entry.get("format", 1)
+    if version not in (1, FORMAT):
         raise RunError(
-            f"{file} is damaged: expected the scores of fold {fold} for {classes} classes, from 0 to 1. Remove it and "
-            "evaluate the run again."
+            f"{file} has format {version}; this version reads formats 1 and {FORMAT}. Use the version that wrote it, "
+            "or evaluate the run again."
         )
-    return dict(entry)
+    checked = checked_entry(entry, classes)
+    if checked is None or entry["fold"] != fold:
+        raise RunError(
+            f"{file} is damaged: expected fold {fold} with counts of {classes} classes in each round, and the scores "
+            "that follow from them. Remove it and evaluate the run again."
+        )
+    return checked
+
+
+def checked_entry(entry: Entry, classes: int) -> Evaluation | None:
+    """Return an entry in the present format; None if its scores do not follow from its counts by its own format."""
+    matrices = [scores["confusion"] for scores in entry["rounds"]]
+    counts = [count for matrix in matrices for row in matrix for count in row]
+    has_shape = all([len(row) for row in matrix] == [classes] * classes for matrix in matrices)
+    if not matrices or not has_shape or not all(0 <= count < _MOST_PIXELS for count in counts):
+        return None
+    confusion = np.array(matrices, np.int64)
+    values = class_iou(confusion)
+    before = values if entry.get("format", 1) == FORMAT else _format_1_iou(confusion)
+    expected, found = (_all_scores(each) for each in (_scores(confusion, before), entry))
+    if len(expected) != len(found) or not np.allclose(expected, found, equal_nan=True):
+        return None
+    return {**entry, "format": FORMAT, **_scores(confusion, values)}
+
+
+def _all_scores(entry: Mapping[str, Any]) -> NDArray[np.float64]:
+    return np.array(
+        [value for each in (entry, *entry["rounds"]) for value in (each["mean_iou"], *each["iou"])], np.float64
+    )
+
+
+def _format_1_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return IoU and mean `[R, K + 1]` as format 1 had them: 0 for a class that is predicted and not in the truth."""
+    values = class_iou(confusion)[:, :-1]
+    values[(confusion.sum(axis=2) == 0) & (confusion.sum(axis=1) > 0)] = 0
+    return np.column_stack([values, nan_mean(values)])
 
 
 def present_items(run: Run, split: str) -> list[ItemCounts]:
@@ -167,61 +199,79 @@ def present_items(run: Run, split: str) -> list[ItemCounts]:
 
 
 def pool(class_names: Sequence[str], split: str, entries: Sequence[Evaluation]) -> Evaluation:
-    """Return the evaluation of a run from those of its folds: mean and sample deviation over folds.
+    """Return the evaluation of a run from those of its folds.
 
-    The deviation of a single fold is None, and so is the mean of a class that no fold could measure.
+    ``mean`` and ``std`` are over folds, see `over_folds`; the deviation of a single fold is None, and so is the mean of
+    a class that no fold has. ``summed`` is the IoU of the folds' summed counts.
     """
-    values = np.array([[entry["mean_iou"], *entry["iou"]] for entry in entries], np.float64)
-    means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in values.T]
-    deviations = [
-        column[~np.isnan(column)].std(ddof=1) if (~np.isnan(column)).sum() > 1 else np.nan for column in values.T
-    ]
+    mean, deviation = _over_folds(entries, -1)
+    counts = [entry["rounds"][-1]["confusion"] for entry in entries]
+    summed = class_iou(np.sum(counts, axis=0))
     return {
         "format": FORMAT,
         "split": split,
         "class_names": list(class_names),
         "folds": list(entries),
-        "mean": {"mean_iou": _number(means[0]), "iou": _numbers(means[1:])},
-        "std": {"mean_iou": _number(deviations[0]), "iou": _numbers(deviations[1:])},
+        **{
+            name: {"mean_iou": _number(values[-1]), "iou": _numbers(values[:-1])}
+            for name, values in (("mean", mean), ("std", deviation), ("summed", summed))
+        },
     }
+
+
+def _over_folds(entries: Sequence[Evaluation], number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and deviation `[K + 1]` of one round over folds."""
+    rounds = [entry["rounds"][number] for entry in entries]
+    return over_folds(np.array([[*each["iou"], each["mean_iou"]] for each in rounds], np.float64))
 
 
 def table(evaluation: Mapping[str, Any]) -> str:
     """Return the table that evaluate.py prints: IoU in %, classes x folds, mean and deviation, rounds side by side.
 
-    Each cell holds the last round's value, then the first round's in brackets where there are several.
+    Each cell holds the last round's value, then the first round's in brackets where there are several. Below it, the
+    classes that a fold lacks.
     """
-    folds = evaluation["folds"]
-    header = ["IoU in %", *(f"fold {entry['fold']}" for entry in folds), "mean", "std"]
+    names, folds = evaluation["class_names"], evaluation["folds"]
     several = any(len(entry["rounds"]) > 1 for entry in folds)
+    firsts = _over_folds(folds, 0)[0]
+    header = ["IoU in %", *(f"fold {entry['fold']}" for entry in folds), "mean", "std", "summed"]
     rows = []
-    for index, name in enumerate([*evaluation["class_names"], "mean"]):
+    for index, name in enumerate([*names, "mean"]):
 
         def pick(source: Mapping[str, Any], index: int = index) -> float | None:
-            return source["mean_iou"] if index == len(evaluation["class_names"]) else source["iou"][index]
+            return source["mean_iou"] if index == len(names) else source["iou"][index]
 
         cells = [
             _percent(pick(entry["rounds"][-1]))
             + (f" ({_percent(pick(entry['rounds'][0]))})" if len(entry["rounds"]) > 1 else "")
             for entry in folds
         ]
-        firsts = [value for entry in folds if (value := pick(entry["rounds"][0])) is not None]
-        mean = _percent(pick(evaluation["mean"])) + (f" ({_percent(_mean(firsts))})" if several else "")
-        rows.append([name, *cells, mean, _percent(pick(evaluation["std"]))])
+        mean = _percent(pick(evaluation["mean"])) + (f" ({_percent(_number(firsts[index]))})" if several else "")
+        rows.append([name, *cells, mean, *(_percent(pick(evaluation[key])) for key in ("std", "summed"))])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     note = f"Last round (first round in brackets); split: {evaluation['split']}." if several else ""
-    return "\n".join([*lines, note or f"Split: {evaluation['split']}."])
+    absent = absence_notes(names, {entry["fold"]: entry["iou"] for entry in folds})
+    return "\n".join([*lines, note or f"Split: {evaluation['split']}.", *absent])
+
+
+def absence_notes(class_names: Sequence[str], folds: Mapping[int, Sequence[float | None]]) -> list[str]:
+    """Return a sentence about each fold that lacks classes, from the IoU of its classes."""
+    notes = []
+    for fold, values in folds.items():
+        lacking = [name for name, value in zip(class_names, values, strict=True) if value is None or np.isnan(value)]
+        if lacking:
+            notes.append(
+                f"Fold {fold} has no pixel of {', '.join(lacking)} (n/a): its mean is over the other classes, and does "
+                "not compare with that of other folds."
+            )
+    return notes
 
 
 def missing_folds(evaluation: Mapping[str, Any], folds: int) -> list[int]:
     """Return the folds that an evaluation lacks."""
     present = {entry["fold"] for entry in evaluation["folds"]}
     return [fold for fold in range(folds) if fold not in present]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.segmentation import FoldSegmentation
 from fbunet_jax.figures import blend_label, colour_label, colour_values, show_image
-from fbunet_jax.metrics import iou
+from fbunet_jax.metrics import mean_iou
 
 SIDE = 512
 """Longest side of a picture, pixels: every second, third ... pixel of a larger image is shown."""
@@ -58,10 +58,8 @@ def rank(folds: Sequence[ItemCounts]) -> list[Shown]:
         for name, confusion, moves in zip(counts.names, counts.confusion, counts.moves, strict=True):
             if name in found or not confusion.any():
                 continue
-            # a stray pixel of a class that the image does not have would make the IoU of that class 0
-            values = iou(confusion[-1])[confusion[-1].sum(axis=1) > 0]
             stayed = np.einsum("tkk->", moves)
-            found[name] = Shown(counts.fold, name, float(values.mean()), float(1 - stayed / moves.sum()))
+            found[name] = Shown(counts.fold, name, mean_iou(confusion[-1]), float(1 - stayed / moves.sum()))
     return sorted(found.values(), key=lambda shown: (shown.mean_iou, shown.name))
 
 

@@ -15,11 +15,11 @@ from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.evaluation import pictures, summary
 from fbunet_jax.evaluation.compare import check_comparable, compare, interval_note, run_names
-from fbunet_jax.evaluation.crossval import evaluate, present_items
+from fbunet_jax.evaluation.crossval import absence_notes, evaluate, present_items
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.pictures import Segmented, Shown
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
-from fbunet_jax.evaluation.statistics import RESAMPLES
+from fbunet_jax.evaluation.statistics import LEAST_GROUPS, class_iou
 from fbunet_jax.figures import class_colours
 from fbunet_jax.files import write_atomically
 from fbunet_jax.models.methods import METHODS
@@ -126,14 +126,13 @@ def _content(reported: Sequence[_ReportedRun], split: str) -> dict[str, Any]:
         "classes": list(zip(names, colours, strict=True)),
         "rounds": first.rounds,
         "scores": summary.scores(names, first.folds),
-        "resamples": RESAMPLES,
+        "least_groups": LEAST_GROUPS,
         "confusion": summary.confusion_table(names, first.folds),
         "moves": summary.moves(names, first.folds),
         "curves": summary.curves(names, first.run, evaluated),
         "times": summary.training_times(first.run, first.folds),
         "settings": to_toml(first.config),
         "comparison": comparison,
-        "scores_of_first": summary.mean_over_folds(comparison.iou[0]) if comparison else [],
         "comparison_note": interval_note(len(comparison.folds)) if comparison else "",
         **_pictures_of_run(first),
         "methods": _methods_side_by_side(reported, comparison.folds[0]) if comparison else [],
@@ -156,11 +155,13 @@ def _notices(reported: _ReportedRun, split: str) -> list[str]:
             f"Fold {', '.join(missing)} of {count} {'is' if len(missing) == 1 else 'are'} missing (not trained yet): "
             f"everything here is of fold {', '.join(map(str, present))} only."
         )
+    values = {counts.fold: class_iou(counts.confusion[:, -1].sum(axis=0))[:-1].tolist() for counts in reported.folds}
+    notices += absence_notes(reported.dataset.class_names, values)
     groups = {group for counts in reported.folds for group in counts.groups}
-    if len(groups) < 10:
+    if len(groups) < LEAST_GROUPS:
         notices.append(
-            f"Only {len(groups)} {'group was' if len(groups) == 1 else 'groups were'} tested: "
-            + ("there is no interval." if len(groups) == 1 else "intervals from so few are too narrow.")
+            f"Only {len(groups)} {'group was' if len(groups) == 1 else 'groups were'} tested: there is no interval "
+            f"from fewer than {LEAST_GROUPS}."
         )
     return notices
 

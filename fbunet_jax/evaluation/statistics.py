@@ -1,16 +1,19 @@
-"""How sure a number is: bootstrap over groups, paired t interval over folds."""
+"""How sure a number is: means over folds, and jackknife intervals over groups and over folds."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.metrics import iou
 
 LEVEL = 0.95
-RESAMPLES = 4000
+LEAST_GROUPS = 5
+"""Groups below which there is no interval."""
+
+_NEAR_0 = 1e-9
 
 Interval = tuple[float, float]
 
@@ -39,46 +42,113 @@ def group_totals(folds: Sequence[ItemCounts], field: str = "confusion") -> tuple
 
 
 def class_iou(confusion: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return the IoU of every class and, last, their mean, `[..., K + 1]`, of counts `[..., K, K]`; NaN for none."""
+    """Return the IoU of every class and, last, the mean over the classes with a pixel of truth, `[..., K + 1]`.
+
+    Args:
+      confusion: counts `[..., K, K]`, rows truth.
+
+    Returns:
+      float64; NaN for a class without a pixel of truth, and for the mean where no class has one.
+    """
     values = iou(np.asarray(confusion))
+    return np.concatenate([values, nan_mean(values, axis=-1)[..., None]], axis=-1)
+
+
+def over_folds(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and sample deviation over folds of the IoU of every class and of the mean IoU, `[K + 1]` each.
+
+    A class is averaged over the folds that have it. Folds that lack a class have means over fewer classes, which do not
+    compare: the mean IoU is the mean of the classes' means, and its deviation is over the folds with every class.
+
+    Args:
+      values: `[F, K + 1]` of the folds, as `class_iou` returns them; NaN for a class that a fold lacks.
+    """
+    classes = values[:, :-1]
+    means = nan_mean(classes, axis=0)
+    has_all = ~np.isnan(classes[:, ~np.isnan(means)]).any(axis=1)
+    columns = [*classes.T, values[has_all, -1]]
+    return np.append(means, nan_mean(means)), np.array([_deviation(column) for column in columns])
+
+
+def nan_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    """Return the mean along an axis, NaN left out; NaN where nothing else is."""
     present = ~np.isnan(values)
-    count = present.sum(axis=-1)
-    total = np.where(present, values, 0).sum(axis=-1)
-    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return np.concatenate([values, mean[..., None]], axis=-1)
+    count = present.sum(axis=axis)
+    total = np.where(present, values, 0).sum(axis=axis)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def bootstrap_intervals(groups: NDArray[np.floating], seed: int = 0) -> list[Interval | None]:
-    """Return percentile intervals of the pooled IoU of every class and of the mean: groups drawn with replacement.
+def pooled_intervals(groups: NDArray[np.floating]) -> list[Interval | None]:
+    """Return 95 % intervals of the IoU of all groups together, of every class and of the mean over the classes.
+
+    A jackknife over groups on the logit scale, with the t quantile of the effective number of groups; docs/report.md
+    has its simulated coverage.
 
     Args:
       groups: counts of each group `[G, K, K]`, rows truth.
-      seed: of the draws.
 
     Returns:
-      K + 1 intervals; None for all with a single group, and for a class that no group has. Draws in which a class
-      does not occur do not count for it.
+      K + 1 intervals. A class has one if at least `LEAST_GROUPS` groups have a pixel of it and its IoU is neither 0
+      nor 1; the mean, if there are as many groups and each class is in at least two. The others are None.
     """
-    count = len(groups)
-    classes = groups.shape[-1]
-    if count < 2:
-        return [None] * (classes + 1)
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    resampled = (times.astype(np.float64) @ groups.reshape(count, -1)).reshape(-1, classes, classes)
-    tails = 100 * np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    intervals: list[Interval | None] = []
-    for values in class_iou(resampled).T:
-        present = values[~np.isnan(values)]
-        low, high = np.percentile(present, tails) if present.size else (np.nan, np.nan)
-        intervals.append((float(low), float(high)) if present.size else None)
-    return intervals
+    total, truth = groups.sum(axis=0), groups.sum(axis=2)
+    holders = (truth > 0).sum(axis=0)
+    estimate = class_iou(total)
+    # where one group holds all that is right of a class, the others have an IoU of 0
+    left_out = special.logit(np.clip(class_iou(total - groups), _NEAR_0, 1 - _NEAR_0))
+    half = _half_widths(left_out, truth)
+    enough = [*(holders >= LEAST_GROUPS), len(groups) >= LEAST_GROUPS and holders[holders > 0].min(initial=2) > 1]
+    return [
+        (float(special.expit(centre - width)), float(special.expit(centre + width)))
+        if is_enough and 0 < value < 1
+        else None
+        for is_enough, value, centre, width in zip(enough, estimate, special.logit(estimate), half, strict=True)
+    ]
 
 
-def t_interval(differences: Sequence[float] | NDArray[np.floating]) -> Interval | None:
-    """Return the t interval of the mean of paired differences, NaN left out; None with fewer than two."""
-    values = np.asarray(differences, np.float64)
-    values = values[~np.isnan(values)]
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+def paired_difference(
+    first: NDArray[np.floating], other: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], list[Interval | None]]:
+    """Return how much higher the IoU of the other's summed counts is than that of the first's, with 95 % intervals.
+
+    A jackknife over folds: of every class, and of the mean over the classes that the folds have together.
+
+    Args:
+      first: counts of each fold `[F, K, K]`, rows truth.
+      other: counts of the same folds, with the same truth.
+
+    Returns:
+      Differences `[K + 1]` float64, NaN for a class that no fold has; and an interval of each, None where a class has
+      pixels in fewer than two folds: of that class, and of the mean.
+    """
+    totals, truth = (first.sum(axis=0), other.sum(axis=0)), first.sum(axis=2)
+    difference = class_iou(totals[1]) - class_iou(totals[0])
+    half = _half_widths(class_iou(totals[1] - other) - class_iou(totals[0] - first), truth)
+    holders = (truth > 0).sum(axis=0)
+    enough = [*(holders > 1), len(first) > 1 and holders[holders > 0].min(initial=2) > 1]
+    return difference, [
+        (float(max(centre - width, -1)), float(min(centre + width, 1))) if is_enough else None
+        for is_enough, centre, width in zip(enough, difference, half, strict=True)
+    ]
+
+
+def _half_widths(left_out: NDArray[np.float64], truth: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return t times the jackknife's standard error, `[K + 1]`.
+
+    Args:
+      left_out: the estimates without each of the U units, `[U, K + 1]`.
+      truth: pixels of each class in each unit, `[U, K]`.
+    """
+    error = np.sqrt((len(left_out) - 1) * left_out.var(axis=0))
+    total = truth.sum(axis=0)
+    weights = truth / np.where(total > 0, total, 1)
+    weights = np.column_stack([weights, weights.sum(axis=1) / max(1, (total > 0).sum())])
+    # Kish: units of unequal size say as much about the spread as so many of equal size
+    effective = 1 / (weights**2).sum(axis=0).clip(1 / len(weights), 1)
+    # half a degree of freedom is wider than anything known; fewer would overflow
+    return stats.t.ppf((1 + LEVEL) / 2, np.maximum(effective - 1, 0.5)) * error
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.std(ddof=1)) if present.size > 1 else float("nan")

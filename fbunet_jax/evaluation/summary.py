@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.charts import line_chart
 from fbunet_jax.evaluation.items import ItemCounts
-from fbunet_jax.evaluation.statistics import bootstrap_intervals, class_iou, group_totals
+from fbunet_jax.evaluation.statistics import class_iou, group_totals, over_folds, pooled_intervals
 from fbunet_jax.files import read_json
 from fbunet_jax.runs import Run
 from fbunet_jax.training.logs import duration, read_records
@@ -37,11 +37,12 @@ _MOST = 2**63
 
 
 def scores(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str, Any]:
-    """Return IoU by class: over folds, and pooled over groups with an interval; the last row is the mean."""
+    """Return IoU by class: over folds, and of all groups together with an interval; the last row is the mean."""
     by_fold = np.stack([class_iou(counts.confusion.sum(axis=0)) for counts in folds])
     names, totals = group_totals(folds)
     pooled = class_iou(totals.sum(axis=0))
-    intervals = bootstrap_intervals(totals[:, -1])
+    intervals = pooled_intervals(totals[:, -1])
+    means, deviations = zip(*(over_folds(by_fold[:, number]) for number in range(by_fold.shape[1])), strict=True)
     rows = []
     for index, name in enumerate([*class_names, "mean"]):
         values = by_fold[:, -1, index]
@@ -49,11 +50,11 @@ def scores(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str,
             {
                 "name": name,
                 "folds": [(counts.fold, float(value)) for counts, value in zip(folds, values, strict=True)],
-                "mean": _mean(values),
-                "deviation": _deviation(values),
+                "mean": float(means[-1][index]),
+                "deviation": float(deviations[-1][index]),
                 "pooled": float(pooled[-1, index]),
                 "interval": intervals[index],
-                "rounds": [_mean(by_fold[:, number, index]) for number in range(by_fold.shape[1])],
+                "rounds": [float(mean[index]) for mean in means],
             }
         )
     return {"rows": rows, "groups": len(names), "images": len({name for c in folds for name in c.names})}
@@ -192,18 +193,3 @@ def _devices(kinds: Sequence[str]) -> str:
 def _peak(records: Sequence[dict[str, Any]], key: str) -> str:
     values = [record[key] for record in records if record.get(key)]
     return f"{max(values) / 2**30:.2f} GiB" if values else "not known"
-
-
-def mean_over_folds(values: NDArray[np.float64]) -> list[float]:
-    """Return the mean of each column of `[folds, K + 1]`, NaN left out."""
-    return [_mean(column) for column in values.T]
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")
-
-
-def _deviation(values: NDArray[np.float64]) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.std(ddof=1)) if present.size > 1 else float("nan")

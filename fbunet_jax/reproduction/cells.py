@@ -5,7 +5,7 @@ Both can be copied between machines: they hold no path, and they can be read wit
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, with_missing
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import Entry, fold_entry
+from fbunet_jax.evaluation.crossval import Entry, checked_entry
 from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.reproduction.origin import Process
 from fbunet_jax.runs import Place
 from fbunet_jax.toml_tables import to_table
 
-FORMAT = 1
-"""Version of the format of a cell; a newer one is refused."""
+FORMAT = 2
+"""Version of the format of a cell; a newer one is refused. In format 1 the evaluation is of format 1 too."""
 
 # They change no number, or are in every cell of a table another one.
 _NOT_COMPARED = {"model.rematerialise", "training.previews", "training.preview_every", "training.save_minutes"}
@@ -170,44 +170,26 @@ def _flat(setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_cell(path: Path) -> Cell:
-    """Read the JSON file of a cell, and check that its numbers follow from its counts.
+    """Read the JSON file of a cell of any format, as one of the present format.
+
+    Its numbers must follow from its counts, by its own format.
 
     Raises:
       RunError: the file is damaged, was renamed, or its format is newer than this version.
     """
     version = read_json(path, dict[str, Any]).get("format")
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise RunError(
-            f"{path} has format {version!r}; this version reads format {FORMAT}. Use the version that wrote it."
+            f"{path} has format {version!r}; this version reads formats 1 and {FORMAT}. Use the version that wrote it."
         )
     cell = cast(Cell, read_json(path, Cell))
     if place_of(cell).stem != path.stem or cell["method"] not in METHODS:
         raise RunError(f"{path} holds the cell {place_of(cell)}: expected the name {place_of(cell).stem}.json.")
-    if not cell["processes"] or not _is_counted(cell):
+    evaluation = checked_entry(cell["evaluation"], len(cell["data"]["class_names"]))
+    has_format = cell["evaluation"].get("format", 1) == version and cell["evaluation"]["fold"] == cell["fold"]
+    if evaluation is None or not has_format or not cell["processes"]:
         raise RunError(f"{path} is damaged: its numbers do not follow from its counts. Copy it again.")
-    return cell
-
-
-def _is_counted(cell: Cell) -> bool:
-    """Say whether the scores of a cell are those of its confusion matrices."""
-    entry, classes = cell["evaluation"], len(cell["data"]["class_names"])
-    matrices = [scores["confusion"] for scores in entry["rounds"]]
-    if (
-        entry["fold"] != cell["fold"]
-        or not matrices
-        or any([len(row) for row in m] != [classes] * classes for m in matrices)
-    ):
-        return False
-    counted = fold_entry(entry["fold"], entry["step"], entry["images"], np.array(matrices, np.int64))
-    expected, found = _scores(cast(Entry, counted)), _scores(entry)
-    return len(expected) == len(found) and all(
-        one == other if one is None or other is None else bool(np.isclose(one, other))
-        for one, other in zip(expected, found, strict=True)
-    )
-
-
-def _scores(entry: Entry) -> Sequence[float | None]:
-    return [value for each in (entry, *entry["rounds"]) for value in (each["mean_iou"], *each["iou"])]
+    return {**cell, "format": FORMAT, "evaluation": cast(Entry, evaluation)}
 
 
 def _order(place: Place) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from fbunet_jax.evaluation.crossval import absence_notes
 from fbunet_jax.figures import TableRow, draw_table
 from fbunet_jax.files import write_atomically
 from fbunet_jax.reproduction.cells import read_cells
@@ -94,15 +95,22 @@ def _caption(content: Mapping[str, Any]) -> str:
         sentences.append("Round 1 is the mean IoU of the first round; the other columns are the last round's.")
     if baseline:
         sentences.append(
-            "The difference to `unet` in mean IoU is paired by fold and seed and averaged over the seeds of a fold; in "
-            "brackets its 95 % t interval over folds, where there are at least two. The folds share training images, "
-            "so the interval is rather too narrow than too wide."
+            "The difference to `unet` in mean IoU is of cells of the same fold and seed, from counts that are averaged "
+            "over the seeds of a fold and summed over folds; in brackets its 95 % jackknife interval over folds, where "
+            "there are at least two. The folds share training images, so the interval is rather too narrow than too "
+            "wide."
         )
     if len({tuple((c["fold"], c["seed"]) for c in row["cells"]) for row in content["rows"] if row["cells"]}) > 1:
         sentences.append(
             "**The rows are over different folds or seeds** (last column): compare methods by the difference, not by "
             "their means."
         )
+    lacking = {cell["fold"]: cell["iou"] for row in content["rows"] for cell in row["cells"]}
+    if notes := absence_notes(content["class_names"], dict(sorted(lacking.items()))):
+        sentences += [
+            *notes,
+            "The mean column is the mean of the classes' means, each over the cells that have the class.",
+        ]
     if content["is_papers_data"]:
         sentences += content["notes"]
     return " ".join(sentences)

@@ -1,19 +1,18 @@
 """The numbers of a table, from its finished cells: the content of ``table.json``."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.config import load_config
-from fbunet_jax.evaluation.crossval import pool
-from fbunet_jax.evaluation.statistics import t_interval
+from fbunet_jax.evaluation.statistics import over_folds, paired_difference
 from fbunet_jax.reproduction.cells import Cell, differences, place_of, setting_of
 from fbunet_jax.reproduction.tables import PaperTable, Row
 
-FORMAT = 1
+FORMAT = 2
+"""In format 1 differences were means over folds, and a class that was predicted but not in the truth had IoU 0."""
 BASELINE = "unet"
 """The method that the others are compared with."""
 
@@ -49,18 +48,18 @@ def tabulate(table: PaperTable, cells: Sequence[Cell]) -> dict[str, Any]:
             {"setting": name, "ours": ours, "paper": paper}
             for name, ours, paper in differences(first["setting"], setting_of(load_config(table.config)))
         ],
-        "rows": [_row(row, by_method[row.method], by_method[BASELINE], names) for row in table.rows],
+        "rows": [_row(row, by_method[row.method], by_method[BASELINE]) for row in table.rows],
     }
 
 
-def _row(row: Row, cells: Sequence[Cell], baseline: Sequence[Cell], class_names: Sequence[str]) -> dict[str, Any]:
+def _row(row: Row, cells: Sequence[Cell], baseline: Sequence[Cell]) -> dict[str, Any]:
     """Return a row: the paper's numbers, the cells, their mean and deviation, the difference to the baseline.
 
     What needs a cell, or two, is None without it.
     """
-    pooled = pool(class_names, "test", [dict(cell["evaluation"]) for cell in cells]) if cells else None
-    rounds = [cell["evaluation"]["rounds"] for cell in cells]
-    first = _mean_of([each[0]["mean_iou"] for each in rounds]) if rounds and len(rounds[0]) > 1 else None
+    last, first = ([_values(cell, number) for cell in cells] for number in (-1, 0))
+    mean, deviation = over_folds(np.array(last)) if cells else (None, None)
+    several = bool(cells) and len(cells[0]["evaluation"]["rounds"]) > 1
     return {
         "method": row.method,
         "title": row.title,
@@ -68,9 +67,9 @@ def _row(row: Row, cells: Sequence[Cell], baseline: Sequence[Cell], class_names:
         "folds": sorted({cell["fold"] for cell in cells}),
         "seeds": sorted({cell["seed"] for cell in cells}),
         "parameters": cells[0]["parameters"] if cells else None,
-        "mean": pooled["mean"] if pooled else None,
-        "deviation": pooled["std"] if pooled else None,
-        "first_round_mean_iou": first,
+        "mean": _by_class(mean),
+        "deviation": _by_class(deviation),
+        "first_round_mean_iou": _number(over_folds(np.array(first))[0][-1]) if several else None,
         "difference": None if row.method == BASELINE else _difference(cells, baseline),
         "cells": [_cell(cell) for cell in cells],
     }
@@ -97,48 +96,49 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 
 def _difference(cells: Sequence[Cell], baseline: Sequence[Cell]) -> dict[str, Any] | None:
-    """Return the paired difference to the baseline: the mean over folds of the mean over seeds, with its t interval.
+    """Return the paired difference to the baseline: of the IoU of the folds' summed counts, with intervals over folds.
 
-    A pair is a cell and the baseline's of the same fold and seed. Seeds of one fold share their images, so only folds
-    count for the interval.
+    A pair is a cell and the baseline's of the same fold and seed. Seeds of one fold share their images: its counts are
+    their mean, and only folds count for the interval.
     """
-    others = {place_of(cell)[1:]: _values(cell) for cell in baseline}
-    pairs: dict[int, list[NDArray[np.float64]]] = {}
+    others = {place_of(cell)[1:]: _counts(cell) for cell in baseline}
+    pairs: dict[int, list[NDArray[np.int64]]] = {}
     for cell in cells:
         other = others.get(place_of(cell)[1:])
         if other is not None:
-            pairs.setdefault(cell["fold"], []).append(_values(cell) - other)
+            pairs.setdefault(cell["fold"], []).append(np.stack([other, _counts(cell)]))
     if not pairs:
         return None
     folds = sorted(pairs)
-    by_fold = np.array([[_nan_mean(column) for column in np.array(pairs[fold]).T] for fold in folds])
-    means = [_number(_nan_mean(column)) for column in by_fold.T]
-    intervals = [t_interval(column) for column in by_fold.T]
+    by_fold = np.array([np.mean(pairs[fold], axis=0) for fold in folds])
+    difference, intervals = paired_difference(by_fold[:, 0], by_fold[:, 1])
     return {
         "to": BASELINE,
         "folds": folds,
         "pairs": sum(len(each) for each in pairs.values()),
-        "iou": means[:-1],
-        "mean_iou": means[-1],
+        **(_by_class(difference) or {}),
         "iou_intervals": intervals[:-1],
         "mean_iou_interval": intervals[-1],
     }
 
 
-def _values(cell: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return the IoU of every class and the mean, `[K + 1]`, NaN for none."""
-    entry = cell["evaluation"]
-    return np.array([*entry["iou"], entry["mean_iou"]], np.float64)
+def _counts(cell: Cell) -> NDArray[np.int64]:
+    return np.array(cell["evaluation"]["rounds"][-1]["confusion"], np.int64)
 
 
-def _mean_of(values: Sequence[float | None]) -> float | None:
-    return _number(_nan_mean(np.array(values, np.float64)))
+def _values(cell: Cell, number: int) -> NDArray[np.float64]:
+    """Return the IoU of every class and the mean in one round, `[K + 1]`, NaN for none."""
+    scores = cell["evaluation"]["rounds"][number]
+    return np.array([*scores["iou"], scores["mean_iou"]], np.float64)
 
 
-def _nan_mean(values: NDArray[np.float64]) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else math.nan
+def _by_class(values: NDArray[np.float64] | None) -> dict[str, Any] | None:
+    """Return `[K + 1]` numbers, the mean last, as the table holds them."""
+    if values is None:
+        return None
+    *classes, mean = map(_number, values)
+    return {"iou": classes, "mean_iou": mean}
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return None if np.isnan(value) else float(value)

@@ -45,8 +45,8 @@ class FoldResult:
       directory: the fold's folder in it.
       steps: global steps in all.
       best_step: of the checkpoint with the best validation mean IoU.
-      best_mean_iou: its validation mean IoU, 0 to 1.
-      iou: its validation IoU of each class by name, None for a class absent from truth and prediction.
+      best_mean_iou: its validation mean IoU, 0 to 1, over the classes of the validation truth.
+      iou: its validation IoU of each class by name, None for a class without a pixel of validation truth.
       was_finished: there was nothing left to do.
     """
 
@@ -377,6 +377,12 @@ class FoldTraining:
             f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
             f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {duration(left)} left"
         )
+        if len(validations) == 1 and (absent := [name for name, value in record["iou"].items() if value is None]):
+            log.line(
+                f"Warning: the validation part of fold {self.fold} has no pixel of class "
+                f"{', '.join(map(repr, absent))}: the mean validation IoU, by which the best checkpoint is chosen, is "
+                "over the other classes."
+            )
         for name, count in collapsed(validations, record["step"] == self.total_steps).items():
             latest = f"the last {count} validations" if count > 1 else "the last validation"
             log.line(

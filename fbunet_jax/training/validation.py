@@ -14,7 +14,7 @@ COLLAPSED_AFTER = 5
 
 
 def validation_record(names: Sequence[str], epoch: int, step: int, confusion: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the record of a validation.
+    """Return the record of a validation; a class without a pixel of truth has no IoU, and does not count for the mean.
 
     Args:
       names: of the classes.

@@ -40,22 +40,28 @@ def test_a_tiny_table_is_trained_evaluated_and_written_and_its_numbers_follow_fr
     assert set(cells) == {f"{method}-fold{fold}-seed0" for method in METHODS for fold in FOLDS}
     assert all((out / "cells" / f"{stem}.npz").is_file() for stem in cells)
     rows = {row["method"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
-    scores = {}
+
+    def mean_iou(counts):
+        """Return the mean IoU from the counts alone."""
+        union = [sum(counts[k]) + sum(row[k] for row in counts) - counts[k][k] for k in range(4)]
+        return statistics.mean(counts[k][k] / union[k] for k in range(4))
+
+    scores, summed = {}, {}
     for method in METHODS:
         found = [cells[f"{method}-fold{fold}-seed0"]["evaluation"] for fold in FOLDS]
-        # IoU from the counts alone
-        scores[method] = []
-        for entry in found:
-            counts = entry["rounds"][-1]["confusion"]
-            union = [sum(counts[k]) + sum(row[k] for row in counts) - counts[k][k] for k in range(4)]
-            scores[method].append(statistics.mean(counts[k][k] / union[k] for k in range(4)))
+        counts = [entry["rounds"][-1]["confusion"] for entry in found]
+        scores[method] = [mean_iou(each) for each in counts]
+        summed[method] = mean_iou([[a + b for a, b in zip(*rows, strict=True)] for rows in zip(*counts, strict=True)])
         assert rows[method]["mean"]["mean_iou"] == pytest.approx(statistics.mean(scores[method]))
         assert rows[method]["deviation"]["mean_iou"] == pytest.approx(statistics.stdev(scores[method]))
     pairs = [one - other for one, other in zip(scores["feedback-conv"], scores["unet"], strict=True)]
     found = rows["feedback-conv"]["difference"]
-    assert found["mean_iou"] == pytest.approx(statistics.mean(pairs))
+    assert found["mean_iou"] == pytest.approx(summed["feedback-conv"] - summed["unet"])
     half = 12.7062 * statistics.stdev(pairs) / 2**0.5  # the 97.5 % quantile of t with one degree of freedom
-    assert found["mean_iou_interval"] == pytest.approx([found["mean_iou"] - half, found["mean_iou"] + half], rel=1e-4)
+    low, high = found["mean_iou_interval"]
+    # two folds of not quite the same pixels of each class: a little less than one degree of freedom
+    assert half <= high - found["mean_iou"] == pytest.approx(found["mean_iou"] - low)
+    assert high - found["mean_iou"] == pytest.approx(half, rel=0.5)
     page = (out / "table.md").read_text(encoding="utf-8")
     assert f"{100 * statistics.mean(scores['unet']):.1f} ± {100 * statistics.stdev(scores['unet']):.1f}" in page
     assert "not the paper's images" in page

@@ -209,7 +209,9 @@ def test_a_damaged_description_of_a_run_is_refused(changes, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {"fold": 1}, {"iou": [0.5]}, {"iou": ["a", "b"]}, {"mean_iou": 1.5}, {"rounds": []}, {"step": None}, {"iou": None},
+    {"rounds": [EVALUATION["rounds"][0] | {"confusion": [[3, 0], [0, 0]]}]}, {"mean_iou": 0.374},
+    {"rounds": [EVALUATION["rounds"][0] | {"confusion": [[3, 0], [1, -1]]}]}, {"fold": 1}, {"iou": [0.5]},
+    {"iou": ["a", "b"]}, {"mean_iou": 1.5}, {"rounds": []}, {"step": None}, {"iou": None},
     {"rounds": [{"mean_iou": 0.3, "iou": [0.3, 0.3], "confusion": [[1]]}]},
 ])  # fmt: skip
 def test_a_damaged_evaluation_is_refused(changes, tmp_path, monkeypatch):

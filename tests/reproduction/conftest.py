@@ -17,7 +17,7 @@ def make_cell():
         names = ["cytoplasm", "membrane", "mitochondria", "synapse"][: np.shape(confusion)[-1]]
         process = {"commit": "c" * 40, "devices": ["NVIDIA H200"], "versions": {"jax": "0.10.2"}, "date": "2026-11-24"}
         return {
-            "format": 1,
+            "format": 2,
             "method": method,
             "fold": fold,
             "seed": seed,

@@ -1,6 +1,7 @@
 """Cells on disk: written, copied, damaged, mixed."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ def test_a_cell_of_format_1_of_the_settings_drew_its_crops_inside(make_cell):
         (("seconds",), "long"),
         (("method",), "u-net"),
         (("seed",), 1),
-        (("format",), 2),
+        (("format",), 3),
+        (("format",), 1),
+        (("evaluation", "format"), 1),
         (("setting",), None),
     ],
 )
@@ -122,6 +125,30 @@ def test_a_cell_whose_numbers_do_not_follow_from_its_counts_or_that_was_renamed_
 def test_a_class_that_does_not_occur_has_no_iou_and_the_cell_is_whole(tmp_path, make_cell):
     path = write_cell(tmp_path, make_cell("unet", 0, 0, [np.diag([5, 3, 0])]), WEIGHTS)
     assert read_cell(path)["evaluation"]["iou"] == [1, 1, None]
+
+
+def test_a_cell_of_format_1_is_checked_by_its_rule_and_read_as_one_of_format_2(tmp_path, make_cell):
+    counts = [[[8, 1, 1], [2, 6, 0], [0, 0, 0]]]  # one pixel is taken for a class that is not there
+    cell = make_cell("unet", 0, 0, counts)
+    assert cell["evaluation"]["iou"] == pytest.approx([8 / 12, 6 / 9, None])
+    path = write_cell(tmp_path, cell, WEIGHTS)
+    old = {"mean_iou": (8 / 12 + 6 / 9 + 0) / 3, "iou": [8 / 12, 6 / 9, 0.0]}
+    content = {**cell, "format": 1, "evaluation": {"fold": 0, "step": 9, "images": 2, **old}}
+    content["evaluation"]["rounds"] = [{**old, "confusion": counts[0]}]
+    path.write_text(json.dumps(content))
+    assert read_cell(path) == cell
+    change(path, "evaluation", "iou", 2, to=None)
+    with pytest.raises(RunError, match="do not follow from its counts"):
+        read_cell(path)
+
+
+def test_the_published_cells_are_read():
+    folders = sorted(Path(__file__).parents[2].glob("docs/results/*/cells"))
+    assert len(folders) >= 4
+    for folder in folders:
+        for cell in read_cells(folder):
+            scores = json.loads((folder / f"{place_of(cell).stem}.json").read_text())["evaluation"]
+            assert cell["evaluation"]["iou"] == pytest.approx(scores["iou"])  # all have every class
 
 
 def test_an_empty_folder_has_no_cells(tmp_path):

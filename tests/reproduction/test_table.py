@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import stats
 
 from fbunet_jax.reproduction.cells import write_cell
 from fbunet_jax.reproduction.pages import as_markdown, write_table
@@ -51,15 +50,35 @@ def test_means_deviations_and_rounds_are_those_of_a_count_by_hand(cells):
 
 def test_differences_are_paired_by_fold_and_seed_and_the_interval_is_over_folds(cells):
     rows = {row["method"]: row for row in tabulate(TABLES[1], cells)["rows"]}
-    pairs = [iou(8 - index, 1 + 3 * index) - iou(6 + index, 4) for index in range(3)]
-    by_fold = [np.mean(pairs[:2]), pairs[2]]
+    # of fold 0 the mean of both seeds, of fold 1 the seed that both have
+    ours, baseline = np.array([[7.5, 2.5], [6, 7]]), np.array([[6.5, 4], [8, 4]])
+    both = iou(*ours.sum(axis=0)) - iou(*baseline.sum(axis=0))
     found = rows["feedback-conv"]["difference"]
     assert (found["to"], found["folds"], found["pairs"]) == ("unet", [0, 1], 3)
-    assert found["mean_iou"] == pytest.approx(np.mean(by_fold))
-    expected = stats.ttest_1samp(by_fold, 0).confidence_interval(0.95)
-    assert found["mean_iou_interval"] == pytest.approx((expected.low, expected.high))
-    assert found["iou"] == pytest.approx([np.mean(by_fold)] * 2)
+    assert found["iou"] == pytest.approx([both] * 2)
+    assert found["mean_iou"] == pytest.approx(both)
+    # two folds, of which the one has +13 and the other -21 points: anything is possible
+    assert found["mean_iou_interval"] == (-1, 1)
     assert rows["unet"]["difference"] is None
+
+
+def test_a_fold_without_a_class_is_named_and_no_number_is_over_unequal_sets_of_classes(make_cell):
+    counts = [("unet", 0, [[8, 2], [3, 7]]), ("unet", 1, [[9, 1], [0, 0]])]
+    counts += [("feedback-conv", 0, [[9, 1], [2, 8]]), ("feedback-conv", 1, [[10, 0], [0, 0]])]
+    content = tabulate(TABLES[1], [make_cell(method, fold, 0, [matrix]) for method, fold, matrix in counts])
+    rows = {row["method"]: row for row in content["rows"]}
+    x = [8 / 13, 9 / 10]
+    assert rows["unet"]["mean"]["iou"] == pytest.approx([np.mean(x), 7 / 12])
+    assert rows["unet"]["mean"]["mean_iou"] == pytest.approx((np.mean(x) + 7 / 12) / 2)
+    assert rows["unet"]["deviation"]["iou"] == [pytest.approx(np.std(x, ddof=1)), None]
+    assert rows["unet"]["deviation"]["mean_iou"] is None  # one fold has both classes
+    found = rows["feedback-conv"]["difference"]
+    assert found["iou"] == pytest.approx([19 / 22 - 17 / 23, 8 / 11 - 7 / 13])
+    assert found["mean_iou"] == pytest.approx(np.mean(found["iou"]))
+    assert found["iou_intervals"][1] is found["mean_iou_interval"] is None
+    page = as_markdown(content)
+    assert page.count("Fold 1 has no pixel of membrane (n/a): its mean is over the other classes") == 1
+    assert "The mean column is the mean of the classes' means" in page
 
 
 def test_one_fold_has_a_difference_without_an_interval_and_one_cell_a_mean_without_a_deviation(cells):

@@ -214,6 +214,38 @@ def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_nam
     assert validation.collapsed(well + records[:2], is_last=True) == {"rare": 2}
 
 
+def test_a_stray_pixel_of_a_class_that_validation_lacks_does_not_choose_the_worse_network():
+    poor, good = np.diag([68, 68, 68, 0]), np.diag([883, 883, 883, 0])
+    for confusion, wrong in ((poor, 16), (good, 62)):
+        confusion[[0, 1, 2], [1, 2, 0]] = wrong
+    good[0, 0] -= 1
+    good[0, 3] += 1
+    first, second = (
+        validation.validation_record("abcd", epoch, epoch, confusion[None])
+        for epoch, confusion in ((1, poor), (2, good))
+    )
+    assert first["mean_iou"] == pytest.approx(0.68)
+    # class a: 882 right, 63 missed, 62 too many
+    assert second["mean_iou"] == second["round_mean_iou"][0] == pytest.approx((882 / 1007 + 2 * 883 / 1007) / 3)
+    assert second["mean_iou"] > first["mean_iou"]
+    assert first["iou"]["d"] is second["iou"]["d"] is None
+    assert validation.collapsed([second], is_last=True) == {}
+
+
+def test_a_class_that_the_validation_part_lacks_is_named_and_does_not_count(tmp_path):
+    stream = io.StringIO()
+    data = TINY["data"] | {"synthetic_size": 24}  # mitochondria are in no validation image of fold 0
+    training = TINY["training"] | {"epochs": 8, "previews": 0}
+    result = train_fold(tiny(method="unet", data=data, training=training), 0, out=tmp_path / "run", stream=stream)
+    warning = "Warning: the validation part of fold 0 has no pixel of class 'mitochondria': the mean validation IoU"
+    assert stream.getvalue().count(warning) == 1
+    assert "mitochondria n/a" in stream.getvalue()
+    assert result.iou["mitochondria"] is None
+    present = [value for value in result.iou.values() if value is not None]
+    assert len(present) == 3
+    assert result.best_mean_iou == pytest.approx(np.mean(present))
+
+
 def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_path):
     shutil.copytree(finished[0].run, tmp_path / "run")
     fold = Run(tmp_path / "run").fold(1)
