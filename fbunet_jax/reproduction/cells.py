@@ -132,6 +132,12 @@ def read_cells(folder: Path) -> list[Cell]:
                 f"{folder / place_of(cell).stem}.json has {difference} in {place_of(cells[0]).stem}.json. A table "
                 "never mixes settings: move one of them to the folder of another table (--out)."
             )
+        if not cell["setting"]["data"]["cut"] and ("tile" in cell["evaluation"]) != ("tile" in cells[0]["evaluation"]):
+            raise RunError(
+                f"Of {place_of(cells[0]).stem}.json and {place_of(cell).stem}.json in {folder} one was evaluated in "
+                "separate tiles, by an earlier version, and the other as prediction segments images: their numbers "
+                "cannot stand in one table. Move one of them to the folder of another table (--out)."
+            )
     return cells
 
 

@@ -93,6 +93,17 @@ def test_a_cell_of_format_1_of_the_settings_drew_its_crops_inside(make_cell):
     assert list(differences(now, old)) == [("training.crop_border", True, False)]
 
 
+def test_whole_images_in_separate_tiles_and_as_prediction_segments_them_are_not_mixed(folder, make_cell):
+    other = make_cell("unet", 2, 0, COUNTS)
+    other["evaluation"] |= {"tile": 512, "overlap": 192}
+    write_cell(folder, other, WEIGHTS)
+    assert len(read_cells(folder)) == 4  # cut into items of the size of a crop: both ways are the same
+    for path in folder.glob("*.json"):
+        change(path, "setting", "data", "cut", to=0)
+    with pytest.raises(RunError, match=r"separate tiles, by an earlier version"):
+        read_cells(folder)
+
+
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
