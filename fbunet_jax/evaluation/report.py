@@ -121,6 +121,7 @@ def _content(reported: Sequence[_ReportedRun], split: str) -> dict[str, Any]:
         "description": METHODS[first.config.method].description,
         "run": str(first.run.path),
         "split": split,
+        "cut": first.config.data.cut,
         "folds": evaluated,
         "notices": _notices(first, split) + (comparison.left_out if comparison else []),
         "classes": list(zip(names, colours, strict=True)),
