@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, in_this_format, to_toml
 from fbunet_jax.errors import ConfigError, RunError
@@ -97,10 +97,12 @@ class Run:
         found = cast(DatasetDescription, read_json(self.dataset, DatasetDescription))
         names = found["class_names"]
         readable = names and len(set(names)) == len(names) and all(name.isprintable() for name in names)
+        values = found.get("label_values", range(len(names)))
+        readable = readable and len({*values}) == len(values) == len(names) and bool not in map(type, values)
         if found["format"] != _DATASET_FORMAT or not readable or not 1 <= found["channels"] <= _MOST_CHANNELS:
             raise RunError(
-                f"{self.dataset} is damaged: expected format {_DATASET_FORMAT}, class names that differ, and 1 to "
-                f"{_MOST_CHANNELS} channels. {RESTORE}"
+                f"{self.dataset} is damaged: expected format {_DATASET_FORMAT}, class names and label values "
+                f"that differ, and 1 to {_MOST_CHANNELS} channels. {RESTORE}"
             )
         return found
 
@@ -112,6 +114,8 @@ class DatasetDescription(TypedDict):
     class_names: list[str]
     channels: int
     fingerprint: str
+    label_values: NotRequired[list[int]]
+    """Value of each class in the label files, in class order; versions before 0.2 did not store it."""
 
 
 class Place(NamedTuple):
@@ -152,7 +156,8 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
       path: of the run.
       config: its settings.
       folds: text of ``folds.json``, written once; a run that exists keeps its own.
-      dataset: content of ``dataset.json``: ``class_names``, ``channels`` and ``fingerprint``.
+      dataset: content of ``dataset.json``: ``class_names``, ``channels``, ``fingerprint`` and, where the classes have
+        them, ``label_values``.
 
     Raises:
       RunError: the run exists with other settings (each difference is named), or cannot be written.

@@ -17,6 +17,7 @@ from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fbunet_jax.inference.files import OutputFolder, PageSummary, Settings
+    from fbunet_jax.inference.label_values import ClassValues
     from fbunet_jax.inference.predictor import Predictor
 
 SHOWN = 5
@@ -61,6 +62,9 @@ class Arguments:
     shard: str = ""
     """Compute one part of the chunks of OME-Zarr, such as 1/4 for the first of four processes; by default all of them,
     or this process's part where srun or Open MPI has started several; 1/1 for all of them there too."""
+    labels: Literal["values", "indices"] = "values"
+    """What the label files hold: the values that the classes have in the label files of the data set, so that a
+    corrected file can be used as a label again, or class indices from 0 on."""
     overwrite: bool = False
     """Replace results that --out holds already."""
     debug: bool = False
@@ -77,21 +81,30 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.data.tiff import check_axes
     from fbunet_jax.inference.files import OutputFolder, Settings
     from fbunet_jax.inference.images import find_images
+    from fbunet_jax.inference.label_values import known_label_values
     from fbunet_jax.inference.predictor import Tiles, load
     from fbunet_jax.inference.zarr_input import is_zarr
+    from fbunet_jax.runs import Run
 
     check_axes(arguments.axes)
     files = find_images([Path(image) for image in arguments.images])
     chunked = arguments.format == "ome-zarr" or (not arguments.format and any(map(is_zarr, files)))
     if not chunked:
         check_alone(arguments.shard, arguments.chunk)
-    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
     predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
+    label_values, unknown = known_label_values(Run(Path(arguments.run)))
+    names = Settings.__dataclass_fields__.keys() - {"label_values"}
+    settings = Settings(**{name: getattr(arguments, name) for name in names}, label_values=label_values)
     tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
     folder = OutputFolder(Path(arguments.out))
     steps = {str(fold.fold): fold.step for fold in predictor.folds}
     made_with = {"run": str(Path(arguments.run).resolve()), "checkpoints": steps, "class_names": predictor.class_names}
     made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
+    # what decides the bytes, however it was found
+    made_with["classes"] = settings.classes(predictor.class_names).written
+    del made_with["labels"], made_with["label_values"]
+    if unknown and arguments.labels == "values":
+        print(f"Warning: {unknown}")
     if chunked:
         from fbunet_jax.cli.predict_chunks import Request, predict_chunks
 
@@ -138,7 +151,7 @@ def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolde
             write_label_next(folder.label_next, pages)
     seconds = time.monotonic() - started
     if pages:
-        _report(pages, folder, settings, seconds)
+        _report(pages, folder, settings, settings.classes(predictor.class_names), seconds)
     if faults:
         names = "\n".join(f"  {fault}" for fault in faults)
         print(
@@ -186,7 +199,13 @@ def _segment_files(
             bar.refresh()
 
 
-def _report(pages: Sequence["PageSummary"], folder: "OutputFolder", settings: "Settings", seconds: float) -> None:
+def _report(
+    pages: Sequence["PageSummary"],
+    folder: "OutputFolder",
+    settings: "Settings",
+    classes: "ClassValues",
+    seconds: float,
+) -> None:
     from fbunet_jax.inference.tables import rank_pages, rank_regions
 
     area = sum(page.height * page.width for page in pages) / 1e6
@@ -207,7 +226,7 @@ def _report(pages: Sequence["PageSummary"], folder: "OutputFolder", settings: "S
         place += f"columns {region.left} to {region.left + region.width - 1}"
         print(f"  {value:.3g}  {_place(page, pages)}, {place}")
     print("Written:")
-    print(f"  {folder.path / 'labels'}  class index of each pixel")
+    print(f"  {folder.path / 'labels'}  {classes.legend}")
     for wanted, name, what in (
         (settings.probabilities, "probabilities", "one plane a class, from 0 to 1"),
         (settings.uncertainty, "uncertainty", "entropy" + (", disagreement of the folds" if several else "")),

@@ -107,7 +107,7 @@ def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, agai
     rest = f", all of shard {shard.index}/{shard.count}; the other shards write the rest" if shard.count > 1 else ""
     print(f"Written: {mine} of {_count(total, 'chunk')}{rest}")
     for volume in volumes:
-        print(f"  {volume.labels.path}  class index of each pixel")
+        print(f"  {volume.labels.path}  {volume.classes.legend}")
         for array, names in volume.maps.values():
             print(f"  {array.path}  {', '.join(names)}")
 

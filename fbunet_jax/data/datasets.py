@@ -5,16 +5,17 @@ raw folder of nnU-Net (`fbunet_jax.data.nnunet`), and procedural tissue (`fbunet
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fbunet_jax.config import DataConfig, Layout
+from fbunet_jax.data.description import read_description
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.folder import open_folder
-from fbunet_jax.data.nnunet import open_nnunet
+from fbunet_jax.data.nnunet import open_nnunet, read_classes
 from fbunet_jax.data.normalisation import Normalisation, image_percentiles
 from fbunet_jax.data.readers import read_image, read_label
 from fbunet_jax.data.sources import Source, Unit, read_units
@@ -41,7 +42,7 @@ _PUBLISHED = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images; entry i of every tuple but the class names belongs to item i."""
+    """Labelled images; entry i of every tuple but those of the classes belongs to item i."""
 
     images: tuple[np.ndarray, ...]
     """[H, W, C] each, of the files' own integer type or float32; one type and one C for all, sizes may differ."""
@@ -53,6 +54,8 @@ class Dataset:
     """The group of each item, which stays in one part of a fold."""
     class_names: tuple[str, ...]
     """Names of the K classes in index order."""
+    label_values: tuple[int, ...] = ()
+    """The value of each class in the label files, in index order; empty where they are not known."""
     percentiles: tuple[np.ndarray, ...] | None = None
     """[2, C] each: the 1st and the 99th percentile of the image that the item was cut from. None: every item has its
     own, or the normalisation needs none."""
@@ -81,7 +84,9 @@ def load_dataset(config: DataConfig) -> Dataset:
         groups += [unit.group] * len(pages)
         images += list(pages)
         labels += list(indices)
-    dataset = Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(source.classes))
+    classes = source.classes
+    values = tuple(classes.values())
+    dataset = Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values)
     if config.cut:
         tiles = _cut(dataset, config.cut)
         if config.normalisation == "percentile" and config.percentiles_of == "image":
@@ -105,6 +110,22 @@ def open_source(config: DataConfig) -> Source:
     return openers[config.layout](config)
 
 
+def described_classes(config: DataConfig) -> Mapping[str, int]:
+    """Return name and label value of each class, in class order, as the settings or the data folder describe them.
+
+    No image is read. Empty where nothing describes them.
+
+    Raises:
+      DataError: the description cannot be read, or contradicts the settings.
+    """
+    if config.layout not in ("folder", "nnunet"):
+        return _in_order(CLASS_NAMES if config.layout == "synthetic" else DROSOPHILA_CLASSES)
+    if config.classes:
+        return config.classes
+    root = Path(config.root)
+    return read_classes(root) if config.layout == "nnunet" else read_description(root).get("classes", {})
+
+
 def detect_layout(root: Path) -> Layout:
     """Return the layout that a folder's own files show: nnunet, drosophila-vnc, or else folder."""
     if (root / "imagesTr").is_dir() or (root / "dataset.json").is_file():
@@ -123,10 +144,10 @@ def _raise(fault: DataError) -> None:
     raise fault
 
 
-def _dataset(items: Iterable[tuple[str, str, np.ndarray, np.ndarray]], class_names: tuple[str, ...]) -> Dataset:
-    """Return the data set of items (name, group, image, label)."""
+def _with_items(dataset: Dataset, items: Iterable[tuple[str, str, np.ndarray, np.ndarray]]) -> Dataset:
+    """Return a data set of the same classes with other items (name, group, image, label)."""
     names, groups, images, labels = zip(*items, strict=True)
-    return Dataset(images, labels, names, groups, class_names)
+    return replace(dataset, images=images, labels=labels, names=names, groups=groups)
 
 
 def _in_order(names: tuple[str, ...]) -> dict[str, int]:
@@ -231,7 +252,7 @@ def _cut(dataset: Dataset, side: int) -> Dataset:
             for column in range(width // side):
                 tile = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
                 items.append((f"{name}/r{row}c{column}", group, image[tile], label[tile]))
-    return _dataset(items, dataset.class_names)
+    return _with_items(dataset, items)
 
 
 def _percentiles_of_tiles(dataset: Dataset, side: int) -> tuple[np.ndarray, ...]:
@@ -252,7 +273,7 @@ def _dihedral_views(dataset: Dataset) -> Dataset:
                 if flip:
                     view_image, view_label = view_image[:, ::-1], view_label[:, ::-1]
                 items.append((f"{name}/rot{90 * turns}{flip}", group, view_image, view_label))
-    views = _dataset(items, dataset.class_names)
+    views = _with_items(dataset, items)
     if dataset.percentiles is None:
         return views
     return replace(views, percentiles=tuple(found for found in dataset.percentiles for _ in range(8)))

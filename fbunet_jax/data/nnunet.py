@@ -85,6 +85,16 @@ def open_nnunet(config: DataConfig) -> Source:
     )
 
 
+def read_classes(root: Path) -> dict[str, int]:
+    """Return name and label value of each class, in class order, from dataset.json.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    written, _ = _described(_read_json(root / DESCRIPTION), root / DESCRIPTION)
+    return dict(written["classes"])
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     if (file.parent / FILE_NAME).exists():
         raise DataError(f"{file.parent} holds {FILE_NAME} and {file.name}. Keep one of them.")

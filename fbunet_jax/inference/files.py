@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from fbunet_jax.figures import draw_overlay
 from fbunet_jax.files import create_once, read_json, write_atomically
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
 from fbunet_jax.inference.intensities import intensity_warning
-from fbunet_jax.inference.outputs import UNFINISHED, Planes, label_pages, short_hash, write_labels
+from fbunet_jax.inference.label_values import ClassValues
+from fbunet_jax.inference.outputs import UNFINISHED, Planes, label_pages, short_hash, stored_values, write_labels
 from fbunet_jax.inference.predictor import Band, Predictor, Tiles, sample_rows
 from fbunet_jax.inference.summary import Region, UncertaintyMap, areas, count_objects
 
@@ -34,7 +35,12 @@ Done = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to segment, and which files to write besides labels; see `Predictor.bands` and the command's help."""
+    """How to segment, and which files to write besides labels; see `Predictor.bands` and the command's help.
+
+    Attributes:
+      labels: whether label files hold the "values" of the classes in the data set, if they are known, or "indices".
+      label_values: these values in class order; empty if they are not known.
+    """
 
     tile: int | None = None
     overlap: int | None = None
@@ -44,6 +50,12 @@ class Settings:
     probabilities: bool = False
     uncertainty: bool = False
     overlays: bool = True
+    labels: Literal["values", "indices"] = "values"
+    label_values: tuple[int, ...] = ()
+
+    def classes(self, names: tuple[str, ...]) -> ClassValues:
+        """Return what label files hold for classes of these names."""
+        return ClassValues(names, self.label_values, self.labels == "indices")
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,8 @@ class OutputFolder:
         if create_once(self.record, _as_text(settings)):
             return
         found = read_json(self.record)
+        # versions before 0.2 wrote class indices, and did not say so
+        found.setdefault("classes", {name: index for index, name in enumerate(found.get("class_names", ()))})
         for name, value in json.loads(_as_text(settings)).items():
             if name not in found or found[name] != value:
                 raise RunError(
@@ -236,8 +250,9 @@ def segment_file(
                     _write_overlay(overlay, image, page, labels[page], predictor.class_names)
             for stack in image.stacks:
                 pages[stack] = _in_three_dimensions(pages[stack], labels[stack], len(predictor.class_names))
-            origin = {"metadata": _origin(predictor), **image.resolution}
-            write_labels(folder.labels(name), labels, predictor.class_names, stacked=image.stacked, **origin)
+            classes = settings.classes(predictor.class_names)
+            with stored_values(labels, classes, folder.scratch(name, "values")) as values:
+                write_labels(folder.labels(name), values, image, classes, _origin(predictor))
     return pages
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fbunet_jax.data.readers import IMAGE_SUFFIXES, open_tiff, read_image
 from fbunet_jax.data.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import Axis, stacks
+from fbunet_jax.inference.pixel_size import PixelSize, read_pixel_size, resolution_tags
 from fbunet_jax.inference.tiff_regions import TiffRegions
 from fbunet_jax.inference.zarr_input import is_zarr, open_zarr
 
@@ -41,7 +42,8 @@ class OpenImage:
       channels: number of channels.
       read: gives a rectangle of a page.
       dtype: of the stored values.
-      resolution: what a TIFF says of the size of a pixel, as arguments of `tifffile.imwrite`.
+      resolution: the size of a pixel as arguments of `tifffile.imwrite`, for TIFFs without other metadata.
+      kind: whose metadata it has, "imagej" or "ome"; empty for neither.
     """
 
     path: Path
@@ -49,7 +51,8 @@ class OpenImage:
     channels: int
     read: Read
     dtype: np.dtype
-    resolution: dict[str, Any] = field(default_factory=dict)
+    resolution: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
 
     @property
     def pages(self) -> int:
@@ -187,34 +190,35 @@ def open_image(path: Path, axes: str) -> Iterator[OpenImage]:
         opaque in a large file only when they are read.
     """
     if is_zarr(path):
-        yield OpenImage(path, *open_zarr(path))
+        found, channels, read, dtype = open_zarr(path)
+        yield OpenImage(path, found, channels, read, dtype, resolution_tags(found), "ome")
         return
     if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
-        yield _whole(path, read_image(path, axes), ())
+        yield _whole(path, read_image(path, axes), (), PixelSize())
         return
     with open_tiff(path, axes) as (series, order):
-        resolution = _resolution(series.keyframe)
-        pages = _page_axes(order, series.shape)
+        size = read_pixel_size(series)
+        pages = _page_axes(order, series.shape, size)
         large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
         if large:
-            image = _large(path, series, order, (pages, resolution))
-    yield image if large else _whole(path, read_image(path, axes), pages, resolution)
+            image = _large(path, series, order, (pages, size))
+    yield image if large else _whole(path, read_image(path, axes), pages, size)
 
 
-def _whole(path: Path, array: NDArray, pages: tuple[Axis, ...], resolution: dict[str, Any] | None = None) -> OpenImage:
-    axes = (*pages, *_plane_axes(array.shape[1], array.shape[2], resolution or {}))
+def _whole(path: Path, array: NDArray, pages: tuple[Axis, ...], size: PixelSize) -> OpenImage:
+    axes = (*pages, size.axis("y", array.shape[1]), size.axis("x", array.shape[2]))
 
     def read(page: int, rows: slice, columns: slice) -> NDArray:
         return array[page, rows, columns]
 
-    return OpenImage(path, axes, array.shape[-1], read, array.dtype, resolution or {})
+    return OpenImage(path, axes, array.shape[-1], read, array.dtype, size.tags, size.kind)
 
 
 def _large(
-    path: Path, series: tifffile.TiffPageSeries, order: str, found: tuple[tuple[Axis, ...], dict[str, Any]]
+    path: Path, series: tifffile.TiffPageSeries, order: str, found: tuple[tuple[Axis, ...], PixelSize]
 ) -> OpenImage:
     """Read rectangles where and when they are used."""
-    pages, resolution = found
+    pages, size = found
     regions, alpha = TiffRegions(path, series, order), has_alpha(series)
     in_page = "".join(axis for axis in order if axis not in PAGE_AXES)
     sizes = dict(zip(order, series.shape, strict=True))
@@ -224,36 +228,18 @@ def _large(
         values = arrange(regions.read(page, rows, columns), in_page)
         return intensities(path, drop_opaque_alpha(path, values) if alpha else values)[0]
 
-    axes = (*pages, *_plane_axes(sizes["Y"], sizes["X"], resolution))
+    axes = (*pages, size.axis("y", sizes["Y"]), size.axis("x", sizes["X"]))
     dtype = intensities(path, np.empty(0, series.dtype.newbyteorder("="))).dtype
-    return OpenImage(path, axes, channels, read, dtype, resolution)
+    return OpenImage(path, axes, channels, read, dtype, size.tags, size.kind)
 
 
-def _page_axes(order: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+def _page_axes(order: str, shape: tuple[int, ...], size: PixelSize) -> tuple[Axis, ...]:
     """Return the axes of the pages: t and z, or one z where OME-Zarr has no name for them."""
-    letters = [(axis, size) for axis, size in zip(order, shape, strict=True) if axis in PAGE_AXES]
+    letters = [(axis, count) for axis, count in zip(order, shape, strict=True) if axis in PAGE_AXES]
     names = ["t" if axis == "T" else "z" for axis, _ in letters]
     if len(set(names)) < len(names):
-        return (Axis("z", math.prod(size for _, size in letters), stands_in=True),)
+        return (Axis("z", math.prod(count for _, count in letters), stands_in=True),)
     return tuple(
-        Axis(name, size, stands_in=axis not in "TZ") for name, (axis, size) in zip(names, letters, strict=True)
+        size.axis("z", count) if axis == "Z" else Axis(name, count, stands_in=axis != "T")
+        for name, (axis, count) in zip(names, letters, strict=True)
     )
-
-
-def _plane_axes(height: int, width: int, resolution: dict[str, Any]) -> tuple[Axis, Axis]:
-    """Return y and x, in micrometres where a TIFF tells the pixels in a centimetre or an inch."""
-    micrometres = {2: 25400.0, 3: 10000.0}.get(resolution.get("resolutionunit", 1))
-    if micrometres is None:
-        return Axis("y", height), Axis("x", width)
-    across, down = (micrometres * part[1] / part[0] for part in resolution["resolution"])
-    return Axis("y", height, down, unit="micrometer"), Axis("x", width, across, unit="micrometer")
-
-
-def _resolution(page: tifffile.TiffPage) -> dict[str, Any]:
-    """Return the resolution if it makes sense: it is only handed on."""
-    across, down, unit = (page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
-    for fraction in (across, down):
-        if not isinstance(fraction, tuple) or len(fraction) != 2 or not all(0 < part < 2**32 for part in fraction):
-            return {}
-    unit = 2 if unit is None else unit
-    return {"resolution": (across, down), "resolutionunit": int(unit)} if unit in (1, 2, 3) else {}

@@ -2,15 +2,20 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import json
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fbunet_jax.figures import class_colours
+from fbunet_jax.inference.images import OpenImage
+from fbunet_jax.inference.label_values import ClassValues
+from fbunet_jax.inference.pixel_size import imagej_options, ome_metadata
 
 UNFINISHED = ".unfinished-"
 """How the names of files begin that are not complete."""
@@ -18,6 +23,10 @@ UNFINISHED = ".unfinished-"
 _BIG = 2**32 - 2**25
 SCRATCH_PIXELS = 2**26
 _STRIP_BYTES = 2**18
+_STRIP_ROWS = 1024
+_IMAGEJ_AXES = ("YX", "ZYX", "TYX", "TZYX")
+_TYPES = {"imagej": ("uint8", "uint16"), "ome": ("uint8", "uint16", "int16", "uint32", "int32")}
+_GREY = {"photometric": "minisblack"}
 
 
 class Planes:
@@ -68,54 +77,86 @@ class Planes:
 
 
 @contextlib.contextmanager
-def label_pages(pages: int, height: int, width: int, scratch: Path) -> Iterator[NDArray[np.uint8]]:
-    """Yield an array `[pages, H, W]` uint8 to be filled: in memory, or in a scratch file if it is large."""
+def label_pages(pages: int, height: int, width: int, scratch: Path, dtype: DTypeLike = np.uint8) -> Iterator[NDArray]:
+    """Yield an array `[pages, H, W]` to be filled: in memory, or in a scratch file if it is large."""
     shape = (pages, height, width)
     if pages * height * width <= SCRATCH_PIXELS:
-        yield np.zeros(shape, np.uint8)
+        yield np.zeros(shape, dtype)
         return
     try:
-        np.memmap(scratch, np.uint8, mode="w+", shape=shape).flush()
-        yield np.memmap(scratch, np.uint8, mode="r+", shape=shape)
+        np.memmap(scratch, dtype, mode="w+", shape=shape).flush()
+        yield np.memmap(scratch, dtype, mode="r+", shape=shape)
     finally:
         scratch.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def stored_values(indices: NDArray[np.uint8], classes: ClassValues, scratch: Path) -> Iterator[NDArray[np.integer]]:
+    """Yield what is written for class indices `[pages, H, W]`: the same array, or one of values, as `label_pages`."""
+    if list(classes.written.values()) == list(range(len(classes.names))):
+        yield indices
+        return
+    pages, height, width = indices.shape
+    with label_pages(pages, height, width, scratch, classes.dtype) as values:
+        for page, first in np.ndindex(pages, -(-height // _STRIP_ROWS)):
+            rows = slice(first * _STRIP_ROWS, (first + 1) * _STRIP_ROWS)
+            values[page, rows] = classes.of(indices[page, rows])
+        yield values
+
+
 def write_labels(
-    path: Path, labels: NDArray[np.uint8], class_names: tuple[str, ...], *, stacked: bool, **options: Any
+    path: Path, values: NDArray[np.integer], image: OpenImage, classes: ClassValues, origin: Mapping[str, Any]
 ) -> None:
-    """Write label pages `[pages, H, W]` as an 8-bit palette TIFF with the class table in its description.
+    """Write label pages as a TIFF with the metadata of the image's kind, the size of its pixels, and the class table.
+
+    Values up to 255 are 8 bits with a palette. The class table is the description in JSON, of ImageJ's files the
+    "Info", of OME-TIFFs the description of the image.
 
     Args:
       path: of the file.
-      labels: class indices; may lie on disk.
-      class_names: in class order.
-      stacked: whether the file has a page axis although it may have one page.
-      **options: of `tifffile.TiffWriter.write`; ``metadata`` goes into the description.
+      values: `[pages, H, W]`, see `stored_values`; may lie on disk.
+      image: that they belong to.
+      classes: that the values stand for.
+      origin: what else the metadata say.
     """
-    metadata = {
-        "axes": "ZYX" if stacked else "YX",
-        "classes": {name: index for index, name in enumerate(class_names)},
-        **options.pop("metadata", {}),
-    }
-    colours = class_colours(len(class_names))
-    palette = np.zeros((3, 256), np.uint16)
-    palette[:, : len(class_names)] = colours.T.astype(np.uint16) * 257
+    table = {**classes.metadata(), **origin}
+    size = values.size * values.itemsize
+    kind, axes = image.kind, "".join(axis.name for axis in image.axes).upper()
+    if values.dtype not in _TYPES.get(kind, ()) or (kind == "imagej" and (size > _BIG or axes not in _IMAGEJ_AXES)):
+        kind = ""
+    options: dict[str, Any] = {"compression": "deflate", **(_palette(classes) if values.dtype == np.uint8 else _GREY)}
+    if kind == "imagej":
+        options |= imagej_options(image.axes)
+        options["metadata"] |= {"axes": axes, "Info": json.dumps(table, indent=1)}
+        if image.pages > 1:
+            # ImageJ takes the pages of its own stacks for one block of data
+            options["compression"] = None
+    elif kind == "ome":
+        name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{path.name} {json.dumps(table)}"))
+        options["metadata"] = {"axes": axes, "Name": path.stem, "UUID": name, **ome_metadata(image.axes)}
+        options["metadata"]["Description"] = json.dumps(table)
+        options |= image.resolution
+    else:
+        options |= {"metadata": {"axes": "ZYX" if image.stacked else "YX", **table}, **image.resolution}
+    shape = values.shape[not image.stacked :] if not kind else [axis.size for axis in image.axes]
     temporary = beside(path)
     try:
-        with tifffile.TiffWriter(temporary, bigtiff=labels.size > _BIG) as writer:
+        with tifffile.TiffWriter(temporary, bigtiff=size > _BIG, imagej=kind == "imagej", ome=kind == "ome") as writer:
             writer.write(
-                labels if stacked else labels[0],
-                photometric="palette",
-                colormap=palette,
-                compression="deflate",
-                rowsperstrip=max(1, _STRIP_BYTES // labels.shape[-1]),
-                metadata=metadata,
+                values.reshape(shape),
+                rowsperstrip=max(1, _STRIP_BYTES // (values.shape[-1] * values.itemsize)),
                 **options,
             )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _palette(classes: ClassValues) -> dict[str, Any]:
+    """Return the palette of the values, as arguments of `tifffile.imwrite`."""
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, list(classes.written.values())] = class_colours(len(classes.names)).T.astype(np.uint16) * 257
+    return {"photometric": "palette", "colormap": palette}
 
 
 def beside(path: Path) -> Path:

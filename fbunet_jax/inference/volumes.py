@@ -87,7 +87,8 @@ class Volume:
         self._opened = contextlib.ExitStack()
         self._image: OpenImage | None = None
         name = f"{name_of(image.path)}.ome.zarr"
-        self.labels = ZarrImage(folder.path / "labels" / name, image.axes, np.uint8, chunk)
+        self.classes = settings.classes(predictor.class_names)
+        self.labels = ZarrImage(folder.path / "labels" / name, image.axes, self.classes.dtype, chunk)
         self.maps: dict[str, tuple[ZarrImage, list[str]]] = {}
         kinds: list[tuple[str, bool, list[str], Any]] = [
             ("probabilities", settings.probabilities, list(predictor.class_names), np.float16),
@@ -114,7 +115,7 @@ class Volume:
         here, source = self.labels.path, ""
         if is_zarr(self.path):  # viewers open it together with the labels
             source = os.path.relpath(self.path.resolve(), here.resolve())
-        self.labels.create(label_metadata(self._predictor.class_names, source))
+        self.labels.create(label_metadata(self.classes, source))
         for array, names in self.maps.values():
             array.create(channel_metadata(names))
 
@@ -157,7 +158,7 @@ class Volume:
             values = band.probabilities if kind == "probabilities" else band.uncertainty
             array.write(*place, values[..., : len(names)])
         # last: it stands for all
-        self.labels.write(*place, band.labels)
+        self.labels.write(*place, self.classes.of(band.labels))
 
 
 def describe_volumes(

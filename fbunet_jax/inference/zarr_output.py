@@ -14,6 +14,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
 from fbunet_jax.files import write_atomically
 from fbunet_jax.inference.axes import KINDS, Axis, place_of_page, transformations
+from fbunet_jax.inference.label_values import ClassValues
 
 COARSEST_PIXELS = 1024
 """Levels are added until a plane is at most this wide and high."""
@@ -140,17 +141,27 @@ class ZarrImage:
             raise RunError(_not_written(self.path, error)) from error
 
 
-def label_metadata(class_names: Sequence[str], source: str = "") -> dict[str, Any]:
+def label_metadata(classes: ClassValues, source: str = "") -> dict[str, Any]:
     """Return OME-Zarr's ``image-label``: names and colours of the classes; the first is clear, as in the overlays.
 
     Args:
-      class_names: in class order.
+      classes: and their values.
       source: path of the input's group from that of the labels, or empty.
     """
-    colours = class_colours(len(class_names)).tolist()
+    written = list(classes.written.values())
+    colours = class_colours(len(written)).tolist()
+    properties: list[dict[str, Any]] = [
+        {"label-value": value, "class": name, "class-index": index}
+        for index, (name, value) in enumerate(classes.written.items())
+    ]
+    for each, value in zip(properties, classes.label_values, strict=False):
+        each["data-set-value"] = value
     label: dict[str, Any] = {
-        "colors": [{"label-value": k, "rgba": [*rgb, 255 if k else 0]} for k, rgb in enumerate(colours)],
-        "properties": [{"label-value": k, "class": name} for k, name in enumerate(class_names)],
+        "colors": [
+            {"label-value": value, "rgba": [*rgb, 255 if index else 0]}
+            for index, (value, rgb) in enumerate(zip(written, colours, strict=True))
+        ],
+        "properties": properties,
     }
     return {"image-label": label | ({"source": {"image": source}} if source else {})}
 

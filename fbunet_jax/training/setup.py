@@ -120,11 +120,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         digest.update(json.dumps([name, image.shape, image.dtype.str]).encode())
         digest.update(image.tobytes())
         digest.update(label.tobytes())
-    return {
+    described = {
         "class_names": list(dataset.class_names),
         "channels": int(dataset.images[0].shape[-1]),
         "fingerprint": digest.hexdigest(),
     }
+    return described | ({"label_values": list(dataset.label_values)} if dataset.label_values else {})
 
 
 def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:

@@ -5,6 +5,7 @@ import numpy as np
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.readers import read_image, read_label
 from fbunet_jax.inference import images as large_images
+from fbunet_jax.inference.label_values import ClassValues
 from fbunet_jax.inference.outputs import write_labels
 from tests.fuzz import truth
 from tests.fuzz.outcomes import NotComparedError, WrongAnswerError
@@ -51,6 +52,5 @@ def judge_large(path):
     with large_images.open_image(path, _axes(path, read_image)) as image:
         pages = [image.rows(page)(0, image.height) for page in range(image.pages)]
         labels = np.zeros((image.pages, image.height, image.width), np.uint8)
-        options = {"stacked": image.stacked, **image.resolution}
-        write_labels(path.with_name("labels.tif"), labels, ("a", "b"), **options)
+        write_labels(path.with_name("labels.tif"), labels, image, ClassValues(("a", "b")), {})
     _compare(path, np.stack(pages), indices=False)
