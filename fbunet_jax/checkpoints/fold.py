@@ -201,13 +201,13 @@ class FoldCheckpoints:
             def restore(part: str, like: Any) -> Any:
                 kinds = ocp.checkpoint_utils.construct_restore_args(like)
                 arguments = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
-                return checkpointer.restore(folder / part, args=arguments)
+                return checkpointer.restore((folder / part).absolute(), args=arguments)
 
             if (folder / VARIABLES).is_dir():
                 return restore(VARIABLES, like)
             variables = restore(STATE, like)
             if average:
-                stored = checkpointer.metadata(folder / STATE).item_metadata.tree["optimizer"]
+                stored = checkpointer.metadata((folder / STATE).absolute()).item_metadata.tree["optimizer"]
                 moments, kept = jax.tree.map(ocp.utils.to_shape_dtype_struct, stored)
                 kept["average"] = like["params"]
                 variables["params"] = restore(STATE, {"optimizer": [moments, kept]})["optimizer"][-1]["average"]
