@@ -20,6 +20,7 @@ FORMAT = 2
 
 BEFORE_FORMAT_2: dict[str, Any] = {
     "data.percentiles_of": "tile",
+    "data.validation_groups": "after",
     "training.norm_batches": 0,
     "training.validation_tiles": "separate",
     "training.crop_border": False,
@@ -77,6 +78,9 @@ class DataConfig:
     fold_scheme: Literal["grouped", "sections", "mouse"] = "grouped"
     """How images are divided: blocks of groups in name order; the paper's 20 Drosophila sections; the paper's
     mouse protocol."""
+    validation_groups: Literal["both-sides", "after"] = "both-sides"
+    """grouped: whether the validation groups lie on both sides of the test block in name order, so that no training
+    group is its neighbour, or all after it."""
     glia: Literal["membrane", "cytoplasm"] = "membrane"
     """drosophila-vnc: the class of glia, which the published mask folders count as membrane."""
     classes: dict[str, int] = field(default_factory=dict)
@@ -320,6 +324,8 @@ def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
     if 0 < data["cut"] <= data["crop"]:
         for name in ("crop_border", "validation_tiles"):
             training[name] = BEFORE_FORMAT_2[f"training.{name}"]
+    if data["fold_scheme"] != "grouped":
+        data["validation_groups"] = BEFORE_FORMAT_2["data.validation_groups"]
     return {**table, "data": data, "training": training}
 
 

@@ -104,8 +104,8 @@ def dry_run(
         save_inputs(trial.fold(fold), setup.normalisation)
         start = time.perf_counter() - began
         tell(f"read         {len(dataset.images)} images; {len(setup.train.sizes)} of them train fold {fold}")
-        for name in setup.missing_classes:
-            tell(f"Warning: class {name!r} has no pixel in the training part of fold {fold}; its weight is 0.")
+        for warning in setup.warnings(fold):
+            tell(warning)
         rehearsal = _Rehearsal(config, fold, setup, trial.fold(fold), tell)
         costs, groups = rehearsal.measure(start, weights)
         # before the prediction, which training does not do

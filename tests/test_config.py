@@ -49,6 +49,7 @@ configs = st.builds(
         cut=st.integers(0, 10**6),
         crop=counts,
         folds=st.integers(2, 99),
+        validation_groups=st.sampled_from(["both-sides", "after"]),
         classes=st.dictionaries(st.text(), st.integers(-(2**40), 2**40), max_size=3),
         ignore_value=st.none() | st.integers(-1, 255),
         group_pattern=st.text(),
@@ -275,6 +276,7 @@ def test_a_newer_format_is_refused(tmp_path):
 
 
 def test_settings_of_format_1_mean_what_they_did(tmp_path):
+    assert load_config(write(tmp_path, "format = 1")).data.validation_groups == "after"
     old = load_config(write(tmp_path, "format = 1\n[training]\nepochs = 3")).training
     assert (old.norm_batches, old.crop_border, old.elastic_probability) == (0, False, 1.0)
     given = load_config(write(tmp_path, "format = 1\n[training]\ncrop_border = true")).training
@@ -304,6 +306,15 @@ def test_crops_that_are_whole_items_have_no_border_to_reach_beyond():
         for beyond in (True, False)
     ]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(("scheme", "alike"), [("grouped", False), ("sections", True), ("mouse", True)])
+def test_where_validation_groups_lie_matters_in_grouped_folds_only(scheme, alike):
+    tables = [
+        comparable(to_table(Config(data=DataConfig(fold_scheme=scheme, validation_groups=where))))
+        for where in ("both-sides", "after")
+    ]
+    assert (tables[0] == tables[1]) == alike
 
 
 def test_settings_cannot_be_changed_in_place():

@@ -144,6 +144,7 @@ def test_a_run_of_format_1_is_resumed_as_it_began(tmp_path):
     assert (began.norm_batches, began.crop_border, began.elastic_probability) == (0, False, 1.0)
     config = as_begun(run, today)
     assert config.training == began
+    assert config.data.validation_groups == run.read_config().data.validation_groups == "after"
     open_run(tmp_path, config)
 
     for changes in ({"crop_border": False}, {"norm_batches": 5}, {"elastic_probability": 0.5}):

@@ -8,7 +8,7 @@ import numpy as np
 
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import cut_fault, load_dataset
-from fbunet_jax.data.folds import fold_items, make_folds, select_fold
+from fbunet_jax.data.folds import configured_folds, fold_items, select_fold
 from fbunet_jax.data.sampling import Size
 from fbunet_jax.data.store import check_pixels
 from fbunet_jax.errors import ConfigError
@@ -96,7 +96,7 @@ def find_workload(config: Config, fold: int, numbers: DataNumbers) -> Workload:
     else:
         classes, channels, images, size, image_type = _complete(config, numbers)
         groups, sizes = _items(config, images, size)
-    items = fold_items(groups, select_fold(make_folds(groups, config.data.folds, config.data.fold_scheme), fold))
+    items = fold_items(groups, select_fold(configured_folds(groups, config.data), fold))
     train, validation = (tuple(sizes[i] for i in items[part]) for part in ("train", "validation"))
     for part in (train, validation):
         check_pixels(sum(height * width for height, width in part))

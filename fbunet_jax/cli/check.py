@@ -120,6 +120,7 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
       check: what was found.
       chosen: whether the user gave a configuration; crop and batch size are proposals otherwise.
     """
+    from fbunet_jax.data.divisions import neighbour_fact
     from fbunet_jax.data.page import fold_spans
 
     data, images = config.data, check.images
@@ -141,6 +142,8 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
         )
         tests = "; ".join(fold["test"] for fold in fold_spans(check.folds))
         facts.append(("Folds", f"{text}{parts[2]} test. Tested: {tests}"))
+        if order := neighbour_fact(check.contents, check.folds):
+            facts.append(("Order", order))
     crop, batch = crop_and_batch(config, check, chosen=chosen)
     origin = "set" if chosen else "proposed"
     facts.append(("Training", f"crop of {crop} x {crop} pixels, batch of {batch} ({origin})"))

@@ -12,12 +12,13 @@ import tyro
 
 from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, with_directory
 from fbunet_jax.cli.options import spelled
-from fbunet_jax.config import Config, load_config
+from fbunet_jax.config import Config, DataConfig, load_config
 from fbunet_jax.data.description import as_toml
 from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fbunet_jax.data.checks import Check
+    from fbunet_jax.data.divisions import Contents
     from fbunet_jax.data.initial import Facts
 
 
@@ -69,12 +70,15 @@ def command(options: Sequence[str], prog: str) -> int:
     for name in names:
         with (root / name).open("x", encoding="utf-8") as file:
             file.write(texts[name])
+    grouped = f", group_pattern = {as_toml(facts.group_pattern)}" if facts.group_pattern else ""
     print(f"Found: {facts.summary}")
     if facts.layout == "folder":
         print(f"Values in the labels: {facts.values or 'none could be read'}")
     if facts.classes.classes and facts.layout == "folder":
         print(f"Proposed classes: {as_toml(facts.classes.classes)} ({facts.classes.reason}) Feedback: ", end="")
         print(feedback_mode(facts.channels, len(facts.classes.classes)))
+    if facts.division:
+        print(f"Proposed folds: {facts.folds}{grouped}. {facts.division}")
     others = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]
     if others:
         print(f"{len(others)} fault{'s' if len(others) != 1 else ''} in the files, which the check explains.")
@@ -95,6 +99,7 @@ def _axes(config: Config) -> str:
 
 def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
     """Gather what the two files say of the folder."""
+    from fbunet_jax.data.divisions import contents
     from fbunet_jax.data.initial import Facts
     from fbunet_jax.data.proposals import ClassProposal, palette_names, propose_classes
 
@@ -107,7 +112,8 @@ def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
         palette = next(filter(None, map(palette_names, labels)), None)
         proposal = propose_classes(values, palette if values else None, check.spread)
     crop, batch = crop_and_batch(config, check, chosen=False)
-    groups = len({image.group for image in images})
+    found = check.contents if check.classes else contents(check.units, proposal.classes, check.contents.alike)
+    folds, pattern, division = _division(found, config.data)
     return Facts(
         root=Path(config.data.root).resolve(),
         layout=config.data.layout,
@@ -120,5 +126,25 @@ def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
         axes_unknown="" if axes else unknown,
         crop=crop,
         batch=batch,
-        folds=min(5, groups) if groups >= 2 else 5,
+        folds=folds,
+        group_pattern=pattern,
+        division=division,
     )
+
+
+def _division(found: "Contents", data: DataConfig) -> tuple[int, str, str]:
+    """Return a number of folds, the group_pattern that it takes, if any, and what there is to say about them."""
+    from fbunet_jax.data.divisions import class_finding, complete_division
+    from fbunet_jax.data.folds import configured_folds
+
+    groups = len(set(found.groups))
+    data = dataclasses.replace(data, folds=min(5, groups) if groups >= 2 else 5)
+    try:
+        missing = class_finding(found, data, configured_folds(found.groups, data))
+    except DataError:  # too few groups, which the check explains
+        return data.folds, "", ""
+    if not missing:
+        return data.folds, "", ""
+    if proposal := complete_division(found, data):
+        return proposal.folds, proposal.group_pattern, "So every class occurs in every part of every fold."
+    return data.folds, "", missing[0].remedy

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.datasets import cut_fault, open_source, page_names
+from fbunet_jax.data.divisions import Contents, UnitRecord, class_finding, contents, neighbour_finding
 from fbunet_jax.data.findings import Fault, Finding, as_finding, warning
-from fbunet_jax.data.folds import Fold, make_folds
+from fbunet_jax.data.folds import Fold, configured_folds
 from fbunet_jax.data.proposals import label_proposal
-from fbunet_jax.data.resemblance import equal_images, fingerprint, near_duplicates, small_picture
+from fbunet_jax.data.resemblance import alike_neighbours, equal_images, fingerprint, near_duplicates, small_picture
 from fbunet_jax.data.sources import Source, Unit, read_units, value_counts
 from fbunet_jax.data.thumbnails import THUMBNAILS, Thumbnail, thumbnail
 from fbunet_jax.errors import DataError
@@ -55,7 +56,9 @@ class Check:
       settings: with which the data set was read.
       findings: faults first, then warnings.
       images: of every image that could be read.
+      units: of every unit that could be read.
       classes: names in class order.
+      contents: what the folds must spread; without classes where these are not described.
       pixels: `[K]` int64, of each class over all images.
       ignored: number of pixels without a class.
       values: the stored label values and their pixels.
@@ -67,7 +70,9 @@ class Check:
     settings: DataConfig
     findings: tuple[Finding, ...]
     images: tuple[ImageRecord, ...]
+    units: tuple[UnitRecord, ...]
     classes: tuple[str, ...]
+    contents: Contents
     pixels: NDArray[np.int64]
     ignored: int
     values: dict[int, int]
@@ -108,19 +113,23 @@ def check_dataset(config: DataConfig, progress: Callable[[Iterable[Unit]], Itera
     folds: tuple[Fold, ...] = ()
     if survey.images:
         try:
-            folds = make_folds([unit.group for unit in source.units], config.folds, config.fold_scheme)
+            folds = configured_folds([unit.group for unit in source.units], config)
         except DataError as error:
             findings.append(as_finding(error, "folds"))
     if not findings:
         findings += _part_faults(survey.images, folds, config.views)
     findings += survey.warnings + _repeated(survey.images)
+    alike = alike_neighbours([each.picture for each in survey.images], [each.group for each in survey.images])
+    found = contents(survey.units, source.classes, alike)
     if not any(each.severity == "fault" for each in findings):
-        findings += _rare_classes(survey.images, tuple(source.classes), folds, config.folds)
+        findings += class_finding(found, config, folds) + neighbour_finding(found, config, folds)
     return Check(
         settings=config,
         findings=tuple(findings),
         images=tuple(survey.images),
+        units=tuple(survey.units),
         classes=tuple(source.classes),
+        contents=found,
         pixels=sum((image.counts for image in survey.images), np.zeros(len(source.classes), np.int64)),
         ignored=survey.ignored,
         values=dict(sorted(survey.values.items())),
@@ -139,7 +148,7 @@ class _Survey:
         self.warnings: list[Finding] = []
         self.thumbnails: list[Thumbnail] = []
         self.values: Counter[int] = Counter()
-        self._files: list[set[int]] = []
+        self.units: list[UnitRecord] = []
         self.ignored = 0
         self._config, self._classes = config, len(source.classes)
         spread = np.linspace(0, len(source.units) - 1, min(THUMBNAILS, len(source.units)))
@@ -149,14 +158,14 @@ class _Survey:
     @property
     def spread(self) -> dict[int, float]:
         """The share of the label files in which each value occurs, 0 to 1."""
-        found = Counter(value for values in self._files for value in values)
-        return {value: count / len(self._files) for value, count in found.items()}
+        found = Counter(value for unit in self.units for value in unit.values)
+        return {value: count / len(self.units) for value, count in found.items()}
 
     def add(self, unit: Unit, images: NDArray, stored: NDArray, indices: NDArray[np.uint8]) -> None:
         """Note a unit: image `[pages, H, W, C]`, stored labels and class indices `[pages, H, W]`."""
         here = value_counts(stored)
         self.values.update(here)
-        self._files.append(set(here))
+        self.units.append(UnitRecord(unit.name, unit.group, frozenset(here)))
         file = str(unit.files[0]) if unit.files else unit.name
         height, width, channels = images.shape[1:]
         if fault := cut_fault(unit.name, height, width, self._config.cut):
@@ -250,21 +259,3 @@ def _part_faults(images: list[ImageRecord], folds: tuple[Fold, ...], views: str)
                 remedy = "Use fewer or smaller images, or more folds."
                 faults.append(as_finding(Fault("part-size", "", found, remedy)))
     return faults
-
-
-def _rare_classes(
-    images: list[ImageRecord], classes: tuple[str, ...], folds: tuple[Fold, ...], least: int
-) -> list[Finding]:
-    """Return a warning for each class that some part of a fold has to do without."""
-    findings = []
-    for index, name in enumerate(classes):
-        holders = [image for image in images if image.counts[index]]
-        groups = {image.group for image in holders}
-        blind = [str(number) for number, fold in enumerate(folds) if not groups & set(fold.train)]
-        if len(holders) >= least and not blind:
-            continue
-        found = f"The class {name!r} occurs in {len(holders)} of {len(images)} images"
-        found += f", and in no training image of fold {', '.join(blind)}." if blind else f"; there are {least} folds."
-        remedy = "Label more images that show it, use fewer folds, or join it with another class."
-        findings.append(warning("rare-class", "", found, remedy))
-    return findings

@@ -59,7 +59,8 @@ EXPECTED = {
     "saturated": "Fewer than 1 % of the intensities lie at the largest value that the camera can store.",
     "duplicate": "No image is there twice.",
     "near-duplicate": "Images of different groups show different things.",
-    "rare-class": "Every class occurs in at least as many images as there are folds, and in every training part.",
+    "part-without-class": "Every class occurs in the training, validation and test part of every fold.",
+    "neighbours-alike": "Where neighbours in name order are alike, none of them trains while the other is tested.",
 }
 """The rule that each kind of finding breaks."""
 

@@ -2,20 +2,23 @@
 
 A fold divides groups (sections, animals, slides), never single images, so that what belongs together stays in one
 part. Neighbouring groups in name order are often neighbouring sections that show the same cells: every scheme
-therefore tests contiguous blocks.
+therefore tests contiguous blocks, and what validates beside a block keeps the training groups away from it.
 """
 
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fbunet_jax.config import DataConfig
 from fbunet_jax.errors import DataError
 
 FORMAT = 1
@@ -49,20 +52,35 @@ def natural_key(name: str) -> list[tuple[int, int, str, str]]:
     ]
 
 
-def make_folds(groups: Sequence[str], folds: int, scheme: str) -> tuple[Fold, ...]:
+def configured_folds(groups: Sequence[str], config: DataConfig) -> tuple[Fold, ...]:
+    """Divide the groups as the settings say; see `make_folds`."""
+    return make_folds(groups, config.folds, config.fold_scheme, config.validation_groups)
+
+
+def make_folds(
+    groups: Sequence[str], folds: int, scheme: str, validation_groups: str = "both-sides"
+) -> tuple[Fold, ...]:
     """Divide the groups into folds.
 
     Args:
       groups: names of the groups, in any order, repeated or not; they are divided in natural name order.
       folds: number of folds, at least 2.
       scheme: "grouped": every group is tested exactly once, in contiguous blocks whose sizes differ by at most 1;
-        a fifth of the rest, following the block, validates. "sections": the folds of the 20 Drosophila sections.
-        "mouse": the paper's mouse protocol, in which the test sets of the folds overlap.
+        a fifth of the rest validates. "sections": the folds of the 20 Drosophila sections. "mouse": the paper's mouse
+        protocol, in which the test sets of the folds overlap.
+      validation_groups: of the scheme "grouped". "both-sides": half of them before the test block, half (and the odd
+        one) after it, in a circle. No training group then stands beside the block if two or more validate, which
+        takes 8 groups that are not tested; a single one stands after the block, or before it at the end of the order.
+        "after": all of them after it, in a circle, as every fold was made before format 2 of the settings.
 
     Raises:
       DataError: the scheme is unknown or cannot be applied to this number of groups and folds.
     """
-    schemes = {"grouped": _grouped, "sections": _sections, "mouse": _mouse}
+    schemes: dict[str, Callable[[Sequence[str], int], tuple[Fold, ...]]] = {
+        "grouped": partial(_grouped, both_sides=validation_groups == "both-sides"),
+        "sections": _sections,
+        "mouse": _mouse,
+    }
     if scheme not in schemes:
         raise DataError(f"The fold scheme {scheme!r} is unknown. The schemes are: {', '.join(schemes)}.")
     names = sorted(set(groups), key=natural_key)
@@ -86,6 +104,32 @@ def fold_items(dataset_groups: Sequence[str], fold: Fold) -> dict[str, np.ndarra
         members = set(getattr(fold, part))
         items[part] = np.array([i for i, group in enumerate(dataset_groups) if group in members], dtype=np.int64)
     return items
+
+
+def missing_classes(
+    items: Mapping[str, NDArray[np.intp]], present: NDArray[np.bool_], class_names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the names of the classes without a pixel in each part of a fold, in class order.
+
+    Args:
+      items: the item indices of each part, as `fold_items` returns them.
+      present: `[N, K]`, whether an item has pixels of a class.
+      class_names: of the K classes.
+    """
+    held = {part: np.any(present[items[part]], axis=0).tolist() for part in PARTS}
+    return {part: tuple(n for n, here in zip(class_names, held[part], strict=True) if not here) for part in PARTS}
+
+
+def beside_test(folds: Sequence[Fold]) -> list[int]:
+    """Return the numbers of the folds in which a training group stands beside a tested one in natural name order."""
+    names = sorted((name for part in PARTS for name in getattr(folds[0], part)), key=natural_key) if folds else []
+    places = {name: place for place, name in enumerate(names)}
+    numbers = []
+    for number, fold in enumerate(folds):
+        beside = {places[name] + step for name in fold.test for step in (-1, 1)}
+        if any(places[name] in beside for name in fold.train):
+            numbers.append(number)
+    return numbers
 
 
 def select_fold(folds: Sequence[Fold], index: int) -> Fold:
@@ -191,7 +235,7 @@ def _fold(names: Sequence[str], test: Sequence[int], validation: Sequence[int]) 
     return Fold(**{part: tuple(names[i] for i in sorted(parts[part])) for part in PARTS})
 
 
-def _grouped(names: Sequence[str], folds: int) -> tuple[Fold, ...]:
+def _grouped(names: Sequence[str], folds: int, *, both_sides: bool) -> tuple[Fold, ...]:
     count = len(names)
     if count < 3:
         raise DataError(
@@ -208,14 +252,17 @@ def _grouped(names: Sequence[str], folds: int) -> tuple[Fold, ...]:
     made = []
     for block in np.array_split(np.arange(count), folds):
         rest = count - len(block)
-        following = max(1, round(0.2 * rest))
-        if rest - following < 1:
+        validating = max(1, round(0.2 * rest))
+        if rest - validating < 1:
             raise DataError(
                 f"{folds} folds of {count} groups leave a fold without training images: {len(block)} groups test and "
-                f"{following} validates. Set data.folds = {count}, or add images."
+                f"{validating} validates. Set data.folds = {count}, or add images."
             )
-        end = int(block[-1]) + 1
-        made.append(_fold(names, block.tolist(), range(end, end + following)))
+        first, end = int(block[0]), int(block[-1]) + 1
+        # a single one after the last block would stand at the other end, beside no tested group
+        before = (1 if validating == 1 and end == count else validating // 2) if both_sides else 0
+        beside = [*range(first - before, first), *range(end, end + validating - before)]
+        made.append(_fold(names, block.tolist(), beside))
     return tuple(made)
 
 

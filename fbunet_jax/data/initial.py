@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fbunet_jax.data.description import as_toml
-from fbunet_jax.data.proposals import ClassProposal, propose_groups
+from fbunet_jax.data.proposals import ClassProposal, group_patterns
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Facts:
       crop: proposed side of crops, pixels.
       batch: proposed batch size.
       folds: proposed number of folds.
+      group_pattern: that they take; empty if every file can be a group.
+      division: what there is to say about the folds, in a sentence; empty if every class is in every part.
     """
 
     root: Path
@@ -39,6 +41,8 @@ class Facts:
     crop: int
     batch: int
     folds: int
+    group_pattern: str
+    division: str
 
 
 def plain_name(root: Path) -> str:
@@ -86,8 +90,11 @@ def dataset_toml(facts: Facts) -> str:
         "# Images of one group (animal, slide, place) stay in one part of a fold; what the brackets capture in a",
         "# file's name is its group. Without it every file is a group of its own.",
     ]
-    groups = propose_groups(facts.stems)
-    if groups:
+    groups = next(group_patterns(facts.stems), None)
+    if facts.group_pattern:
+        lines.append(f"# PROPOSED, for {facts.folds} folds: {facts.division}")
+        lines.append(f"group_pattern = {as_toml(facts.group_pattern)}")
+    elif groups:
         lines.append(f"# PROPOSED, not in force: {groups[1]} groups of files with the same beginning.")
         lines.append(f"# group_pattern = {as_toml(groups[0])}")
     else:
@@ -118,6 +125,11 @@ def config_toml(facts: Facts, train: str) -> str:
       train: how the user calls training.
     """
     mode = feedback_mode(facts.channels, len(facts.classes.classes))
+    folds = f"folds = {facts.folds}    # cross-validation"
+    if facts.group_pattern and facts.layout != "folder":  # the others have a dataset.toml
+        folds += f"\ngroup_pattern = {as_toml(facts.group_pattern)}"
+    if facts.division:
+        folds = f"# {facts.division}\n{folds}"
     feedback = '# feedback = "concat"    # for images of several channels'
     if mode == "concat":
         feedback = 'feedback = "concat"    # the images have several channels; take this line out for --method unet'
@@ -131,7 +143,7 @@ method = "feedback-convlstm"
 layout = "{facts.layout}"
 root = "."    # the folder of this file
 crop = {facts.crop}    # side of training crops, pixels
-folds = {facts.folds}    # cross-validation
+{folds}
 # normalisation = "percentile"    # for fluorescence whose brightness differs from image to image
 
 [model]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,15 +156,14 @@ def _colour_table(files: Sequence[Path]) -> str:
     )
 
 
-def propose_groups(stems: Sequence[str]) -> tuple[str, int] | None:
-    """Return a group_pattern that joins files with the same beginning, and its number of groups; None if none fits."""
+def group_patterns(stems: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield each group_pattern that joins files with the same beginning, and its number of groups; shortest first."""
     for parts in (1, 2, 3):
         pattern = "^(" + "[_-]".join(["[^_-]+"] * parts) + ")[_-]"
         matches = [re.search(pattern, stem) for stem in stems]
         groups = {match[1] for match in matches if match}
         if all(matches) and 3 <= len(groups) < len(stems):
-            return pattern, len(groups)
-    return None
+            yield pattern, len(groups)
 
 
 def propose_crop(sizes: Sequence[tuple[int, int]], unit: int = 16) -> int:

@@ -244,7 +244,7 @@ class FoldTraining:
             self.checkpoints.remove_unfinished()
 
     def announce(self, log: FoldLog, first_step: int) -> None:
-        """Tell what is about to be trained, and warn of classes without a training pixel."""
+        """Tell what is about to be trained, and warn of classes that a part of the fold has to do without."""
         setup = self.setup
         hosts = f" in {jax.process_count()} processes" if processes.are_many() else ""
         start = f"goes on at step {first_step}" if first_step else "starts"
@@ -255,8 +255,8 @@ class FoldTraining:
             f"{self.config.training.epochs} epochs on {jax.device_count()} x "
             f"{jax.devices()[0].device_kind}{hosts}. The first step compiles."
         )
-        for name in setup.missing_classes:
-            log.line(f"Warning: class {name!r} has no pixel in the training part of fold {self.fold}; its weight is 0.")
+        for warning in setup.warnings(self.fold):
+            log.line(warning)
 
     def train(
         self, stretch: Stretch, step: int, state: TrainState, measures: EpochMeasures, log: FoldLog

@@ -4,7 +4,7 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.augment import Augmentation, make_augmentation
 from fbunet_jax.data.datasets import Dataset, load_dataset
-from fbunet_jax.data.folds import check_folds, fold_items, folds_from_json, folds_to_json, make_folds, select_fold
+from fbunet_jax.data.folds import (
+    check_folds,
+    configured_folds,
+    fold_items,
+    folds_from_json,
+    folds_to_json,
+    missing_classes,
+    select_fold,
+)
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
 from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
@@ -34,6 +42,12 @@ from fbunet_jax.training.losses import class_weights
 from fbunet_jax.training.parallel import MappedStatistics, MappedTraining, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
 from fbunet_jax.training.steps import make_train_step
+
+_WITHOUT = {
+    "train": ("training", "its weight is 0, and the network does not learn it"),
+    "validation": ("validation", "its validation IoU is n/a, and the best checkpoint is chosen without it"),
+    "test": ("test", "its IoU there is n/a, and the mean of this fold leaves it out"),
+}
 
 SHARED_AFTER = 60.0
 """Seconds in which a file that one host has written must be seen by the others: NFS remembers a folder that long."""
@@ -68,7 +82,7 @@ class FoldSetup:
       normalisation: fitted on the training part.
       class_weights: `[K]` float32.
       class_names: in class order.
-      missing_classes: names of the classes without a training pixel, whose weight is 0.
+      missing_classes: names of the classes without a pixel in each part, see `missing_classes`.
     """
 
     train: Part
@@ -78,7 +92,15 @@ class FoldSetup:
     normalisation: Normalisation
     class_weights: NDArray[np.float32]
     class_names: tuple[str, ...]
-    missing_classes: tuple[str, ...]
+    missing_classes: Mapping[str, tuple[str, ...]]
+
+    def warnings(self, fold: int) -> list[str]:
+        """Return a line for each class that a part of this fold has to do without, and what follows from it."""
+        return [
+            f"Warning: class {name!r} has no pixel in the {_WITHOUT[part][0]} part of fold {fold}: {_WITHOUT[part][1]}."
+            for part, names in self.missing_classes.items()
+            for name in names
+        ]
 
 
 def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None) -> None:
@@ -87,7 +109,7 @@ def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None
     Raises:
       RunError: it has others; another process of this training has others, or another fold, or does not see it.
     """
-    folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
+    folds = configured_folds(dataset.groups, config.data)
     text = folds_to_json(folds, config.data.fold_scheme)
     description = describe(dataset)
     # where the data lie may differ between hosts
@@ -137,7 +159,7 @@ def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[st
         folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
         check_folds(folds, dataset.groups, str(run.folds))
     else:
-        folds = make_folds(dataset.groups, config.data.folds, config.data.fold_scheme)
+        folds = configured_folds(dataset.groups, config.data)
     return fold_items(dataset.groups, select_fold(folds, fold))
 
 
@@ -191,6 +213,7 @@ def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSe
                 "fewer folds."
             )
     counts = np.bincount(train.store.labels, minlength=256)[:classes]
+    present = np.stack([np.bincount(label.ravel(), minlength=256)[:classes] > 0 for label in dataset.labels])
     return FoldSetup(
         train=train,
         validation=validation,
@@ -199,7 +222,7 @@ def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSe
         normalisation=normalisation,
         class_weights=class_weights(counts, config.training.class_weights),
         class_names=dataset.class_names,
-        missing_classes=tuple(n for n, count in zip(dataset.class_names, counts, strict=True) if count == 0),
+        missing_classes=missing_classes(items, present, dataset.class_names),
     )
 
 

@@ -100,6 +100,57 @@ def test_init_proposes_groups_axes_and_a_feedback_for_the_channels(here, tmp_pat
     run(capsys, "check", root, "--model.feedback", "replace", code=1)
 
 
+def third_class(root, stems):
+    """Give a few pixels in the labels of some files the value 2."""
+    for stem in stems:
+        path = root / "labels" / f"{stem}.png"
+        label = np.array(Image.open(path))
+        label[:4, :4] = 2
+        Image.fromarray(label).save(path)
+
+
+def test_init_proposes_folds_and_groups_with_every_class_in_every_part(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    third_class(root, ("m1_a", "m2_b", "m3_b"))
+
+    text = run(capsys, "init", root)
+
+    assert 'Proposed folds: 3, group_pattern = "^([^_-]+)[_-]". So every class' in text
+    assert tomllib.loads((root / "dataset.toml").read_text())["group_pattern"] == "^([^_-]+)[_-]"
+    assert load_config(root / "fbunet.toml").data.folds == 3
+    text = run(capsys, "check", root)
+    assert "No warnings." in text
+    assert "in 3 groups" in text
+
+
+def test_init_says_which_class_no_folds_bring_into_every_part(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    third_class(root, ("m1_a",))
+
+    text = run(capsys, "init", root)
+
+    assert "was tried brings 'class_2' into every part: label more images" in text
+    assert "'class_2'" in (root / "fbunet.toml").read_text()
+    assert load_config(root / "fbunet.toml").data.folds == 5
+
+
+def test_check_prints_what_the_folds_do_about_a_stack(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    base = np.random.default_rng(0).integers(0, 100, (48, 64))
+    for number, stem in enumerate(STEMS):
+        # each shows most of what the one before it does
+        image = np.roll(base, 11 * number, axis=0)
+        image = image + 2 * np.roll(base, 11 * number + 11, axis=0)
+        tifffile.imwrite(root / "images" / f"{stem}.tif", image.astype(np.uint16))
+    run(capsys, "init", root)
+
+    text = run(capsys, "check", root, "--data.folds", "2")
+    assert "Order     neighbours in name order are alike (correlation 0." in text
+    assert "validation groups lie between training and test groups in every fold" in text
+    assert "No warnings." in text
+    assert "neighbours-alike" in run(capsys, "check", root, "--data.folds", "3")
+
+
 def test_init_overwrites_nothing(here, tmp_path, capsys):
     root = folder(tmp_path / "data")
     (root / "fbunet.toml").write_text("mine")

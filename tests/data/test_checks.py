@@ -15,7 +15,7 @@ from fbunet_jax.config import DataConfig, load_config
 from fbunet_jax.data.checks import check_dataset
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.findings import EXPECTED
-from fbunet_jax.data.folds import make_folds
+from fbunet_jax.data.folds import configured_folds
 from fbunet_jax.errors import DataError
 
 CLASSES = {"background": 0, "cell": 1}
@@ -269,7 +269,7 @@ WARNINGS = {
         lambda root: write_image(root, picture(2)[:, ::-1] * np.uint16(9) + picture(77)),
     ),
     "rare class": (
-        "rare-class",
+        "part-without-class",
         lambda root: (
             write_label(root, np.where(truth(1) == 0, 2, 1).astype(np.uint8)),
             toml("classes = {background = 0, cell = 1, nucleus = 2}")(root),
@@ -282,7 +282,7 @@ def loads(config):
     """Return whether training could start: the data set is read, divided, and every part has labels."""
     try:
         dataset = load_dataset(config)
-        folds = make_folds(dataset.groups, config.folds, config.fold_scheme)
+        folds = configured_folds(dataset.groups, config)
     except DataError:
         return False
     labelled = {group for group, label in zip(dataset.groups, dataset.labels, strict=True) if (label < 255).any()}
@@ -333,17 +333,6 @@ def test_a_suspicious_set_yields_its_own_warning_and_can_be_loaded(name, whole):
     assert [finding.kind for finding in check.findings] == [kind]
     assert check.warnings == check.findings
     assert loads(settings(whole))
-
-
-@pytest.mark.parametrize(("holders", "found"), [(4, ["rare-class"]), (5, [])])
-def test_a_class_is_rare_in_fewer_images_than_there_are_folds(holders, found, whole):
-    (whole / "dataset.toml").write_text("classes = {background = 0, cell = 1, nucleus = 2}")
-    for seed, stem in enumerate(STEMS[:holders]):
-        label = truth(seed)
-        label[0, 0] = 2
-        write_label(whole, label, stem)
-
-    assert [finding.kind for finding in check_dataset(settings(whole)).findings] == found
 
 
 def test_all_faults_are_found_at_once_with_their_files(whole):

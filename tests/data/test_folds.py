@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fbunet_jax.data.folds import (
     Fold,
+    beside_test,
     check_folds,
     fold_items,
     folds_from_json,
@@ -69,11 +70,15 @@ def test_mouse_fold_3_tests_the_originals_from_18_on_as_the_formula_says():
 
 
 @settings(deadline=None)
-@given(count=st.integers(3, 60), folds=st.integers(2, 60), scheme=st.sampled_from(["grouped", "mouse"]))
+@given(
+    count=st.integers(3, 60),
+    folds=st.integers(2, 60),
+    scheme=st.sampled_from([("grouped", "both-sides"), ("grouped", "after"), ("mouse",)]),
+)
 def test_parts_are_disjoint_not_empty_cover_all_groups_and_every_group_is_tested(count, folds, scheme):
     names = [f"animal {i}" for i in range(count)]
     try:
-        made = make_folds(names, folds, scheme)
+        made = make_folds(names, folds, *scheme)
     except DataError:
         return
     assert len(made) == folds
@@ -96,11 +101,50 @@ def test_grouped_folds_test_each_group_once_in_contiguous_blocks_of_nearly_equal
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_grouped_validation_follows_the_test_block_around_the_end():
-    first, *_, last = make_folds([str(i) for i in range(10)], 5, "grouped")
+@settings(deadline=None)
+@given(count=st.integers(3, 60), folds=st.integers(2, 60))
+def test_with_8_untested_groups_or_at_an_end_no_training_group_is_beside_a_tested_one_and_else_the_one_before(
+    count, folds
+):
+    try:
+        made = make_folds([str(i) for i in range(count)], folds, "grouped")
+    except DataError:
+        return
+    leaks = []
+    for number, fold in enumerate(made):
+        tested = numbers(fold.test)
+        beside = {i + step for i in tested for step in (-1, 1)} & numbers(fold.train)
+        if count - len(tested) >= 8 or 0 in tested or count - 1 in tested:
+            assert not beside
+        else:
+            assert beside == {min(tested) - 1}
+            leaks.append(number)
+    assert beside_test(made) == leaks
 
-    assert (first.test, first.validation) == (("0", "1"), ("2", "3"))
-    assert (last.test, last.validation) == (("8", "9"), ("0", "1"))
+
+def test_grouped_folds_of_20_sections_validate_on_both_sides_of_each_block_in_a_circle():
+    made = make_folds(SECTIONS, 5, "grouped")
+    blocks = [set(range(4 * k, 4 * k + 4)) for k in range(5)]
+    assert [numbers(fold.test) for fold in made] == blocks
+    assert [numbers(fold.validation) for fold in made] == [{19, 4, 5}, {3, 8, 9}, {7, 12, 13}, {11, 16, 17}, {15, 0, 1}]
+
+
+def test_a_single_validation_group_follows_the_block_and_precedes_the_last_one():
+    made = make_folds([str(i) for i in range(7)], 3, "grouped")
+    assert [(numbers(fold.test), numbers(fold.validation)) for fold in made] == [
+        ({0, 1, 2}, {3}),
+        ({3, 4}, {5}),
+        ({5, 6}, {4}),
+    ]
+    assert beside_test(made) == [1]
+
+
+def test_grouped_validation_after_the_test_block_goes_around_the_end_and_leaves_a_neighbour_before_it():
+    made = make_folds([str(i) for i in range(10)], 5, "grouped", "after")
+
+    assert (made[0].test, made[0].validation) == (("0", "1"), ("2", "3"))
+    assert (made[4].test, made[4].validation) == (("8", "9"), ("0", "1"))
+    assert beside_test(made) == [1, 2, 3, 4]
 
 
 def test_a_fifth_of_what_is_not_tested_validates():

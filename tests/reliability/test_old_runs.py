@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from fbunet_jax.checkpoints.trained import load_trained_fold
+from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.folds import configured_folds, read_folds
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import evaluate, present_entries
 from fbunet_jax.evaluation.segmentation import load_run_data
@@ -58,6 +60,12 @@ def test_its_evaluation_in_separate_tiles_is_not_taken_for_one_of_today(run):
     assert entry["tile"] == 512
     assert entry["mean_iou"] > 0.5
     assert [each["step"] for each in present_entries(run, "test")] == [entry["step"]]
+
+
+def test_its_settings_say_how_its_folds_were_made(run):
+    config = run.read_config().data
+    assert config.fold_scheme == "grouped"
+    assert read_folds(run.folds) == configured_folds(load_dataset(config).groups, config)
 
 
 def test_it_goes_on_in_the_middle_of_an_epoch(run):

@@ -104,6 +104,14 @@ def test_whole_images_in_separate_tiles_and_as_prediction_segments_them_are_not_
         read_cells(folder)
 
 
+def test_a_cell_of_format_1_of_the_settings_validated_on_the_groups_after_the_tested_ones(make_cell):
+    now, old = (make_cell("unet", 2, 0, COUNTS, data={"cut": 256})["setting"] for _ in range(2))
+    old["data"].pop("validation_groups")
+    for scheme, found in (("grouped", [("data.validation_groups", "both-sides", "after")]), ("sections", [])):
+        now["data"]["fold_scheme"] = old["data"]["fold_scheme"] = scheme
+        assert list(differences(now, old)) == found
+
+
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
