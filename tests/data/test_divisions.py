@@ -136,6 +136,18 @@ def test_what_is_proposed_has_every_class_in_every_part_and_nothing_is_only_wher
     )
 
 
+def test_groups_that_are_given_are_not_joined_further():
+    # nuclei on the first day of each animal: the animals as groups would do, in 3 folds
+    units = [
+        UnitRecord(f"m{animal}_{day}_x", f"m{animal}_{day}", frozenset({0, 1, 2 if day == 0 else 0}))
+        for animal, day in itertools.product(range(3), range(2))
+    ]
+    config = DataConfig(layout="folder", folds=3)
+    assert complete_division(contents(units, CLASSES), config) is None
+    single = [replace(unit, group=unit.name) for unit in units]
+    assert complete_division(contents(single, CLASSES), config).group_pattern == "^([^_-]+)[_-]"
+
+
 @pytest.mark.parametrize(("where", "folds"), [("after", "folds 1, 2, 3"), ("both-sides", "")])
 def test_sections_of_a_stack_are_noticed_and_training_beside_a_test_section_is_a_warning(where, folds, tmp_path):
     write_folder(tmp_path, [f"s{number}" for number in range(1, 13)], images=stack(12))
