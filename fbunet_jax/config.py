@@ -170,8 +170,8 @@ class TrainingConfig:
     augmentation: Literal["none", "dihedral"] = "none"
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
     crop_border: bool = True
-    """Whether training crops reach beyond the border of an image as often as they must for every pixel to be seen
-    alike often; they are moved back inside."""
+    """Also draw training crops that reach beyond the border of an image, and move them back inside, so that pixels near
+    the border are seen almost as often as the others."""
     elastic_augmentation: float = 0.0
     """Also bend training crops: standard deviation of the smooth displacement, in pixels; 0 does not."""
     elastic_probability: float = 0.3

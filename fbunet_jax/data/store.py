@@ -85,13 +85,13 @@ def gather_crop(store: ImageStore, item: Array, corner: Array, side: int | tuple
     height, width = store.sizes[item, 0], store.sizes[item, 1]
     rows, columns = corner[0] + jnp.arange(down), corner[1] + jnp.arange(across)
     inside = (rows < height)[:, None] & (columns < width)[None, :] & (item >= 0)
-    flat = store.offsets[item] + _mirror(rows, height)[:, None] * width + _mirror(columns, width)[None, :]
+    flat = store.offsets[item] + mirror(rows, height)[:, None] * width + mirror(columns, width)[None, :]
     image = store.pixels[flat].astype(jnp.float32) * store.scale[item] + store.shift[item]
     return image, jnp.where(inside, store.labels[flat].astype(jnp.int32), IGNORE)
 
 
-def _mirror(position: Array, size: Array) -> Array:
-    """Reflect positions >= 0 into 0 ... size - 1 without repeating the border, as often as it takes."""
+def mirror(position: Array, size: Array | int) -> Array:
+    """Reflect whole positions into 0 ... size - 1 without repeating the border, as often as it takes."""
     period = jnp.maximum(2 * (size - 1), 1)
     position = position % period
     return jnp.where(position < size, position, period - position)

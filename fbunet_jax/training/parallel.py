@@ -64,6 +64,7 @@ class MappedTraining:
         *,
         crop: int,
         augment: Augmentation,
+        crop_border: bool = True,
         batch_size: int,
         key: Array,
         devices: Sequence[Device] | None = None,
@@ -76,6 +77,7 @@ class MappedTraining:
           class_weights: `[K]`.
           crop: side of the crops, pixels.
           augment: changes each crop, see `make_augmentation`.
+          crop_border: where crops are drawn, see `random_corner`.
           batch_size: of the global batch.
           key: from which the key of every step is folded.
           devices: those of all processes by default.
@@ -90,7 +92,7 @@ class MappedTraining:
         check_batch_size(batch_size, self.devices)
         self.batch_size = batch_size
         self.steps_per_call = steps_per_call or (1 if devices[0].platform == "cpu" else 16)
-        step = partial(_sampled_step, make_step, make_sampler(crop, augment))
+        step = partial(_sampled_step, make_step, make_sampler(crop, augment, crop_border=crop_border))
         self._constants: tuple[Array, ArrayLike] = (key, jnp.asarray(class_weights))
         self._replicated = False
         self._call = jax.pmap(
@@ -241,6 +243,7 @@ class MappedStatistics:
         *,
         crop: int,
         augment: Augmentation,
+        crop_border: bool = False,
         key: Array,
         devices: Sequence[Device] | None = None,
     ) -> None:
@@ -250,13 +253,17 @@ class MappedStatistics:
           model: the network.
           crop: side of the crops, pixels.
           augment: changes each crop, see `make_augmentation`.
+          crop_border: see `make_sampler`.
           key: from which the key of every batch is folded.
           devices: those of all processes by default.
         """
         devices = devices or all_devices()
         self.devices, self._rows = len(devices), _local_rows(devices)
         self._key = key
-        of_batch, sample = model.clone(momentum=0.0, axis_name=AXIS), make_sampler(crop, augment)
+        of_batch, sample = (
+            model.clone(momentum=0.0, axis_name=AXIS),
+            make_sampler(crop, augment, crop_border=crop_border),
+        )
 
         def add(params: Any, total: Any, store: ImageStore, items: Array, number: Array, key: Array) -> Any:
             positions = lax.axis_index(AXIS) * items.size + jnp.arange(items.size)

@@ -253,6 +253,7 @@ def mapped_training(
         weights,
         crop=config.data.crop,
         augment=_augmentation(config),
+        crop_border=settings.crop_border,
         batch_size=settings.batch_size,
         key=key,
         devices=devices,
@@ -261,12 +262,18 @@ def mapped_training(
 
 def mapped_statistics(config: Config, model: FeedbackUNet, key: Array) -> MappedStatistics:
     """Return what estimates batch-norm statistics on the training crops of a configuration."""
-    return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), key=key)
+    border = config.training.crop_border
+    return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), crop_border=border, key=key)
 
 
 def _augmentation(config: Config) -> Augmentation:
     settings = config.training
-    return make_augmentation(settings.augmentation, settings.elastic_augmentation, settings.intensity_augmentation)
+    return make_augmentation(
+        settings.augmentation,
+        settings.elastic_augmentation,
+        settings.intensity_augmentation,
+        elastic_probability=settings.elastic_probability,
+    )
 
 
 def check_crop(config: Config) -> None:
