@@ -243,7 +243,7 @@ class MappedStatistics:
         *,
         crop: int,
         augment: Augmentation,
-        crop_border: bool = False,
+        crop_border: bool = True,
         key: Array,
         devices: Sequence[Device] | None = None,
     ) -> None:
@@ -253,7 +253,7 @@ class MappedStatistics:
           model: the network.
           crop: side of the crops, pixels.
           augment: changes each crop, see `make_augmentation`.
-          crop_border: see `make_sampler`.
+          crop_border: where crops are drawn, see `random_corner`.
           key: from which the key of every batch is folded.
           devices: those of all processes by default.
         """
