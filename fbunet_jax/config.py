@@ -304,11 +304,13 @@ def in_this_format(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def with_missing(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of nested settings in which those that are missing have values, given under dotted names."""
-    result = {**table}
+    result, rooms = {**table}, dict[str, dict[str, Any]]()
     for name, value in values.items():
         room, key = name.split(".")
-        if isinstance(inner := result.get(room, {}), Mapping):
-            result[room] = {key: value, **inner}
+        rooms.setdefault(room, {})[key] = value
+    for room, inner in rooms.items():
+        if isinstance(given := result.get(room, {}), Mapping):
+            result[room] = inner | {**given}
     return result
 
 
