@@ -28,6 +28,9 @@ BEFORE_FORMAT_2: dict[str, Any] = {
 }
 """The settings that format 1 did not have, and the values that say what it did."""
 
+DEFAULT_TILE = 512
+"""Side of the tiles in which whole images are segmented, pixels; docs/prediction.md has the measurements behind it."""
+
 METHODS = (
     "unet",
     "unet-wide",
@@ -64,7 +67,7 @@ class DataConfig:
     cut: int = 0
     """Cut every image into tiles of this side (pixels) when it is read; 0 keeps images whole."""
     crop: int = 256
-    """Side (pixels) of the random training crops and of the evaluation tiles."""
+    """Side (pixels) of the random training crops."""
     views: Literal["none", "dihedral"] = "none"
     """Whether each image is listed once or in its 8 rotations and flips (the paper's mouse protocol)."""
     normalisation: Literal["standardise", "scale", "percentile"] = "standardise"
@@ -323,12 +326,19 @@ def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
         training["norm_batches"] = 24 if training["weight_average"] else 0
     if not training["elastic_augmentation"]:
         training["elastic_probability"] = BEFORE_FORMAT_2["training.elastic_probability"]
-    if 0 < data["cut"] <= data["crop"]:
-        for name in ("crop_border", "validation_tiles"):
-            training[name] = BEFORE_FORMAT_2[f"training.{name}"]
+    if 0 < data["cut"] <= data["crop"]:  # there is one place for a crop
+        training["crop_border"] = BEFORE_FORMAT_2["training.crop_border"]
+    if items_are_tiles(table):
+        training["validation_tiles"] = BEFORE_FORMAT_2["training.validation_tiles"]
     if data["fold_scheme"] != "grouped":
         data["validation_groups"] = BEFORE_FORMAT_2["data.validation_groups"]
     return {**table, "data": data, "training": training}
+
+
+def items_are_tiles(table: Mapping[str, Any]) -> bool:
+    """Say whether items are segmented as they are, one tile each, in every format: nested settings, none missing."""
+    cut, levels = table["data"]["cut"], len(table["model"]["widths"])
+    return cut == table["data"]["crop"] and 0 < cut <= DEFAULT_TILE and cut % 2 ** (levels - 1) == 0
 
 
 def _root_beside(table: dict[str, Any], file: Path) -> None:

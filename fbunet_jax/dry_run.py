@@ -18,7 +18,7 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.processes import all_devices
-from fbunet_jax.runs import FoldDirectory, Run, as_begun, compare, default_path
+from fbunet_jax.runs import FoldDirectory, Run, as_begun, check_bent_crops, compare, default_path
 from fbunet_jax.training.estimate import Costs, Work, fold_work
 from fbunet_jax.training.logs import FoldLog, read_records
 from fbunet_jax.training.loop import FoldTraining
@@ -94,6 +94,7 @@ def dry_run(
     dataset, setup, weights = prepare_fold(config, fold, run)
     if run.config.exists():
         compare(run, config, describe(dataset))
+        check_bent_crops(run)
     with tempfile.TemporaryDirectory(prefix="fbunet-dry-run-") as folder:
         trial = Run(Path(folder) / "run")
         trial.path.mkdir()
@@ -126,7 +127,8 @@ class _Rehearsal:
         self.setup = setup
         plan = plan_validation(config, setup.validation.sizes, len(all_devices()))
         longest = max(plan, key=lambda each: len(each.tiles))
-        self.plan = [longest._replace(tiles=longest.tiles[:VALIDATION_BATCHES])]
+        count = min(len(longest.tiles), VALIDATION_BATCHES)
+        self.plan = [longest._replace(tiles=longest.tiles[:count], complete=longest.complete[:count])]
         self.batches = len(self.plan[0].tiles)
 
     def measure(self, start: float, weights: dict[str, Any] | None) -> tuple[Costs, int]:

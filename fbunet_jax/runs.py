@@ -170,7 +170,7 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
         create_once(run.dataset, json.dumps({"format": _DATASET_FORMAT, **dataset}, indent=1) + "\n")
     except OSError as error:
         raise RunError(
-            f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or mend the "
+            f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or fix the "
             "permissions."
         ) from error
     if compare(run, config, dataset) != config:
@@ -179,7 +179,7 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
 
 
 def as_begun(run: Run, config: Config) -> Config:
-    """Return the settings with which a run is resumed: what its format did not have yet is as it was, unless it is set.
+    """Return the settings with which a run is resumed: as `in_format_1`, if it began in that format.
 
     Args:
       run: which may not exist yet.
@@ -188,8 +188,20 @@ def as_begun(run: Run, config: Config) -> Config:
     if not run.config.is_file():
         return config
     run.read_config()  # whether it can be read
-    if run.begun_format() != 1:
-        return config
+    return in_format_1(config) if run.begun_format() == 1 else config
+
+
+def check_bent_crops(run: Run) -> None:
+    """Raise a RunError if more steps of a run would bend its crops in another way than the steps before them."""
+    if run.read_config().training.elastic_augmentation and run.begun_format() == 1:
+        raise RunError(
+            f"The run {run.path} began with training.elastic_augmentation in format 1, when crops were bent "
+            "differently. Finish it with version 0.1.0, or start a new run (--out)."
+        )
+
+
+def in_format_1(config: Config) -> Config:
+    """Return settings in which what format 1 did not have is as it was then, if it has today's default value."""
     default = Config()
     for name, before in BEFORE_FORMAT_2.items():
         room, key = name.split(".")
@@ -211,11 +223,6 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
     for key, value in run.read_dataset().items():
         if key in dataset and dataset[key] != value:
             differences.append(f"{key} of the data was {value!r} and is now {dataset[key]!r}")
-    if before.training.elastic_augmentation and run.begun_format() == 1:
-        raise RunError(
-            f"The run {run.path} has training.elastic_augmentation in format 1, which bent crops otherwise than this "
-            "version does. Finish it with the version that began it (environment.json), or choose another --out."
-        )
     if differences:
         raise RunError(
             f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "

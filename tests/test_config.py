@@ -300,12 +300,18 @@ def test_settings_that_come_to_the_same_compare_as_the_same(one, other, alike):
     assert (tables[0] == tables[1]) == alike
 
 
-def test_crops_that_are_whole_items_have_no_border_to_reach_beyond():
-    tables = [
-        comparable(to_table(Config(data=DataConfig(cut=256), training=TrainingConfig(crop_border=beyond))))
-        for beyond in (True, False)
-    ]
-    assert tables[0] == tables[1]
+@pytest.mark.parametrize(
+    ("cut", "crop", "alike"),
+    [
+        *((256, 256, (True, True)), (0, 256, (False, False)), (1024, 1024, (True, False))),
+        *((192, 256, (True, False)), (512, 256, (False, False)), (250, 250, (True, False))),
+    ],
+)
+def test_items_of_the_size_of_a_crop_have_no_border_and_one_tile(cut, crop, alike):
+    data = DataConfig(cut=cut, crop=crop)
+    for changes, same in zip(({"crop_border": False}, {"validation_tiles": "separate"}), alike, strict=True):
+        tables = [comparable(to_table(Config(data=data, training=TrainingConfig(**each)))) for each in ({}, changes)]
+        assert (tables[0] == tables[1]) == same
 
 
 @pytest.mark.parametrize(("scheme", "alike"), [("grouped", False), ("sections", True), ("mouse", True)])

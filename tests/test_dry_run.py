@@ -61,6 +61,11 @@ def test_settings_that_do_not_fit_a_run_that_exists_are_refused(tmp_path):
 
 def test_checkpoints_that_are_not_saved_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(FoldCheckpoints, "save", lambda *arguments: None)
+    # 16 validation tiles on 8 devices, of which only those of the first batch are tried
+    monkeypatch.setattr(module, "VALIDATION_BATCHES", 1)
+    data, training = TINY["data"] | {"synthetic_size": 128}, TINY["training"] | {"validation_tiles": "separate"}
+    lines = []
     with pytest.raises(RunError, match=r"was saved in .* but not found"):
-        dry_run(load_config("quickstart", **TINY), [0], out=tmp_path / "run")
+        dry_run(load_config("quickstart", **TINY | {"data": data, "training": training}), [0], tell=lines.append)
+    assert any(line.startswith("validated    8 tiles") for line in lines)
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]

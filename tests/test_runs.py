@@ -6,7 +6,7 @@ import pytest
 from fbunet_jax.config import BEFORE_FORMAT_2, Config, DataConfig, TrainingConfig, to_toml
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import read_json
-from fbunet_jax.runs import Run, as_begun, create_or_open, default_path, set_aside
+from fbunet_jax.runs import Run, as_begun, check_bent_crops, create_or_open, default_path, set_aside
 from tests.threads import at_once
 
 DATASET = {"class_names": ["a", "b"], "channels": 1, "fingerprint": "0f"}
@@ -174,8 +174,10 @@ def test_a_run_of_format_2_keeps_what_was_set(tmp_path):
 def test_crops_that_format_1_bent_otherwise_are_not_resumed(tmp_path):
     run = open_run(tmp_path)
     config = as_format_1(run, elastic_augmentation=2.0)
-    with pytest.raises(RunError, match=r"elastic_augmentation in format 1.*environment\.json"):
-        open_run(tmp_path, as_begun(run, config))
+    open_run(tmp_path, as_begun(run, config))  # a fold that is finished may be looked at
+    with pytest.raises(RunError, match=r"elastic_augmentation in format 1.*version 0\.1\.0"):
+        check_bent_crops(run)
+    check_bent_crops(open_run(tmp_path / "new", config))
 
 
 def test_the_default_path_is_runs_config_method_and_seed():

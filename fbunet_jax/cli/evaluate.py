@@ -55,7 +55,8 @@ def command(options: Sequence[str], prog: str) -> int:
     print(crossval.table(evaluation))
     if missing := crossval.missing_folds(evaluation, count):
         present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
-        print(f"Missing: fold {', '.join(map(str, missing))} of {count}; mean and std are over fold {present} only.")
+        absent = ", ".join(map(str, missing))
+        print(f"Missing: fold {absent} of {count}; mean, std and summed are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
     if arguments.report and not arguments.tta and not arguments.whole:
         from fbunet_jax.evaluation.report import write_report

@@ -63,7 +63,7 @@ def propose_division(found: Contents, config: DataConfig, *, complete: bool, apa
     """Return the first settings tried whose folds are as they should be, or None.
 
     Tried are "grouped" folds with validation groups on both sides: as many as are set, then fewer, then more, up to
-    10; if they shall be apart, more before fewer. Each number is tried with the groups as they are and, where every
+    10; if they must be apart, more before fewer. Each number is tried with the groups as they are and, where every
     unit is one, with those whose names begin alike in one.
 
     Args:
@@ -87,7 +87,7 @@ def complete_division(found: Contents, config: DataConfig) -> DataConfig | None:
 
 
 def unplaced_classes(found: Contents, config: DataConfig) -> tuple[str, ...]:
-    """Return the classes that no division tried gives to every part of every fold, be the others where they may."""
+    """Return the classes that no division tried gives to every part of every fold, wherever the others are."""
     left = set(found.classes)
     for _, groups, folds in _candidates(found, config, more_first=False):
         left &= _lacking(found, groups, folds).keys()
@@ -197,7 +197,7 @@ def _class_remedy(found: Contents, config: DataConfig) -> str:
     if unplaced := unplaced_classes(found, config):
         shown = ", ".join(map(repr, unplaced[:_LISTED])) + (" …" if unplaced[_LISTED:] else "")
         return (
-            f"No number of folds and no grouping by file names that was tried brings {shown} into every part: label "
+            f"No number of folds and no grouping by file names that was tried puts {shown} in every part: label "
             "more images that show it, or join it with another class."
         )
     return (

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import best_step, trained_folds
+from fbunet_jax.config import items_are_tiles
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
 from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.runs import Run
+from fbunet_jax.toml_tables import to_table
 from fbunet_jax.training.setup import part_items
 
 Evaluation = dict[str, Any]
@@ -131,12 +133,13 @@ def present_entries(run: Run, split: str) -> list[Evaluation]:
     Those of images in separate tiles, as earlier versions made them, are not among them, unless the items were cut into
     such tiles anyway.
     """
-    entries, data = [], run.read_config().data
-    for fold in range(data.folds):
+    entries, config = [], run.read_config()
+    is_same = items_are_tiles(to_table(config))
+    for fold in range(config.data.folds):
         file = run.fold(fold).evaluation(split)
         if file.is_file():
             entry = _read_entry(file, fold, len(run.read_dataset()["class_names"]))
-            if entry["step"] == best_step(run, fold) and ("tile" in entry or 0 < data.cut <= data.crop):
+            if entry["step"] == best_step(run, fold) and ("tile" in entry or is_same):
                 entries.append(entry)
     return entries
 
@@ -262,8 +265,8 @@ def absence_notes(class_names: Sequence[str], folds: Mapping[int, Sequence[float
         lacking = [name for name, value in zip(class_names, values, strict=True) if value is None or np.isnan(value)]
         if lacking:
             notes.append(
-                f"Fold {fold} has no pixel of {', '.join(lacking)} (n/a): its mean is over the other classes, and does "
-                "not compare with that of other folds."
+                f"Fold {fold} has no pixel of {', '.join(lacking)} (n/a): its mean is over the other classes, and "
+                "cannot be compared with that of other folds."
             )
     return notes
 

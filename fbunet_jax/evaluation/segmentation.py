@@ -88,11 +88,11 @@ class FoldSegmentation:
         ]
 
     def first_block(self, item: int) -> NDArray[np.float32]:
-        """Return the summed features of the first layer, last round, in an item's first tile `[h, w]` (Fig. 8)."""
+        """Return the summed features of the first layer, last round, in an item's upper left crop `[h, w]` (Fig. 8)."""
         image = self.dataset.images[item][: self.tile, : self.tile]
         height, width = image.shape[:2]
         scale, shift = self.dataset.affine(item, self.trained.normalisation)
-        # the network takes whole tiles only: smaller images are mirrored, as in evaluation
+        # the network takes multiples of its unit only: smaller images are mirrored
         margins = ((0, self.tile - height), (0, self.tile - width), (0, 0))
         inputs = np.pad(image.astype(np.float32) * scale + shift, margins, mode="reflect")
         features = _first_features(self.trained.model, self.trained.variables, jnp.asarray(inputs[None]))

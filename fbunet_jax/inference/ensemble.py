@@ -90,7 +90,7 @@ def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Arra
     """Return the probabilities of the last round, `[B, T, T, K]` float32, of one dihedral view, turned back.
 
     Args:
-      model: the network; batch normalisation uses the running statistics.
+      model: the network; batch normalisation uses the statistics that were kept with the weights.
       variables: of one fold.
       pixels: `[B, T, T, C]` as stored.
       scale: `[C]`.

@@ -87,6 +87,7 @@ def known_label_values(run: Run) -> tuple[tuple[int, ...], str]:
     if list(classes) == names and len({*classes.values()}) == len(names):
         return tuple(classes.values()), ""
     return (), (
-        f"{run.path} does not store the label values of its classes, as a version before 0.2 wrote it, and its data "
-        f"folder does not say them: {reason} The label files hold class indices."
+        f"{run.path} was written by a version before 0.2, which did not store the label values of the classes, and its "
+        f"data folder does not give them either: {reason} The label files hold class indices. To have the values, put "
+        "the description of the data set back into its folder."
     )

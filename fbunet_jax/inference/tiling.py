@@ -8,11 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.config import DEFAULT_TILE
 from fbunet_jax.errors import ConfigError
 
-DEFAULT_TILE = 512
 DEFAULT_OVERLAP = 192
-"""In pixels; docs/prediction.md has the measurements behind both."""
+"""In pixels; docs/prediction.md has the measurements behind it."""
 
 SMALL_STEP = 64
 """The tile of a page smaller than the default tile is a multiple of this many pixels, so that few are compiled."""

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import TrainedFold
-from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, with_missing
+from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, items_are_tiles, with_missing
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, checked_entry
 from fbunet_jax.files import read_json, write_atomically
@@ -132,11 +132,16 @@ def read_cells(folder: Path) -> list[Cell]:
                 f"{folder / place_of(cell).stem}.json has {difference} in {place_of(cells[0]).stem}.json. A table "
                 "never mixes settings: move one of them to the folder of another table (--out)."
             )
-        if not cell["setting"]["data"]["cut"] and ("tile" in cell["evaluation"]) != ("tile" in cells[0]["evaluation"]):
+        old, new = sorted((cells[0], cell), key=lambda each: "tile" in each["evaluation"])
+        if (
+            "tile" not in old["evaluation"]
+            and "tile" in new["evaluation"]
+            and not items_are_tiles(complete(cell["setting"]))
+        ):
             raise RunError(
-                f"Of {place_of(cells[0]).stem}.json and {place_of(cell).stem}.json in {folder} one was evaluated in "
-                "separate tiles, by an earlier version, and the other as prediction segments images: their numbers "
-                "cannot stand in one table. Move one of them to the folder of another table (--out)."
+                f"{folder / place_of(old).stem}.json was evaluated by an earlier version, in separate tiles, and "
+                f"{place_of(new).stem}.json as prediction segments images: their numbers cannot stand in one table. "
+                "Move the first to the folder of another table (--out)."
             )
     return cells
 
@@ -163,11 +168,20 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tu
 
     A setting that an older cell lacks has the value that says what was done then.
     """
-    before = {**_flat(setting_of(Config())), **BEFORE_FORMAT_2}
-    flat, against = (_flat(comparable(with_missing(each, before))) for each in (one, other))
+    flat, against = (_flat(comparable(complete(each))) for each in (one, other))
     for name in {**flat, **against}:
         if flat.get(name) != against.get(name) and name not in _NOT_COMPARED:
             yield name, flat.get(name), against.get(name)
+
+
+def is_complete(setting: Mapping[str, Any]) -> bool:
+    """Say whether a cell has the settings of format 2."""
+    return BEFORE_FORMAT_2.keys() <= _flat(setting).keys()
+
+
+def complete(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting of a cell with what it lacks: the values that say what was done then."""
+    return with_missing(setting, {**_flat(setting_of(Config())), **BEFORE_FORMAT_2})
 
 
 def _flat(setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fbunet_jax.reproduction.cells import (
     FORMAT,
     Cell,
     first_difference,
+    is_complete,
     place_of,
     read_cells,
     setting_of,
@@ -33,7 +34,7 @@ from fbunet_jax.reproduction.cells import (
 )
 from fbunet_jax.reproduction.origin import Process, is_like, this_process, today
 from fbunet_jax.reproduction.tables import PaperTable
-from fbunet_jax.runs import FoldDirectory, Place, Run, all_places
+from fbunet_jax.runs import FoldDirectory, Place, Run, all_places, in_format_1
 from fbunet_jax.training.logs import duration, read_records
 from fbunet_jax.training.loop import FoldResult, train_fold
 from fbunet_jax.training.setup import describe, has_started
@@ -137,6 +138,9 @@ def reproduce(
     folder = TableFolder(Path(out).expanduser())
     cells = {place_of(cell): cell for cell in read_cells(folder.cells)}
     missing = [place for place in places if place not in cells]
+    if _is_of_format_1(folder, cells.values(), missing):
+        config = in_format_1(config)
+        tell("This table began in format 1 of the settings: the cells that it lacks are trained as those that it has.")
     check_settings(config, missing, list(cells.values()))
     outcome = Outcome(missing)
     if not missing:
@@ -175,6 +179,12 @@ def reproduce(
     return outcome
 
 
+def _is_of_format_1(folder: TableFolder, cells: Iterable[Cell], missing: Sequence[Place]) -> bool:
+    """Say whether a cell, or a training that has begun, is of format 1 of the settings."""
+    runs = [run for run in map(folder.run, missing) if run.config.is_file()]
+    return any(not is_complete(cell["setting"]) for cell in cells) or any(run.begun_format() == 1 for run in runs)
+
+
 def check_settings(config: Config, missing: Sequence[Place], cells: Sequence[Cell]) -> None:
     """Check, before anything is trained, that the settings fit every method, the data, and the finished cells.
 
@@ -199,13 +209,13 @@ def _fill(
 ) -> Cell | None:
     """Train, evaluate and write a cell; None if the time was over before the training was."""
     settings = replace(config, method=place.method, seed=place.seed)
-    run, setting = folder.run(place), setting_of(settings)
+    run = folder.run(place)
     processes = _note_process(folder.processes(place), process)
     result = _train(settings, place, run, left, stream)
     if result is None:
         return None
     evaluation = next(e for e in evaluate(run.path, [place.fold])["folds"] if e["fold"] == place.fold)
-    trained = load_trained_fold(run, place.fold)
+    trained, setting = load_trained_fold(run, place.fold), setting_of(run.read_config())
     dataset = run.read_dataset()
     cell: Cell = {
         "format": FORMAT,

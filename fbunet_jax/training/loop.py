@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from fbunet_jax import processes
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.checkpoints.trained import save_inputs
-from fbunet_jax.config import Config
+from fbunet_jax.config import BEFORE_FORMAT_2, Config
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import naming
 from fbunet_jax.interruption import Interruption
 from fbunet_jax.locks import fold_lock
-from fbunet_jax.runs import FoldDirectory, Run, as_begun, default_path, set_aside
+from fbunet_jax.runs import FoldDirectory, Run, as_begun, check_bent_crops, default_path, set_aside
 from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedValidation, Metrics, replicate
@@ -114,11 +114,29 @@ def train_fold(
             if was_finished:
                 checkpoints.remove_unfinished()
             else:
+                check_bent_crops(run)
+                with contextlib.suppress(OSError):
+                    stream.writelines(f"{note}\n" for note in _notes_on_format_1(run, started, setup))
                 processes.first(lambda: save_inputs(directory, setup.normalisation))
                 training.run(weights, stream)
             result = training.result(run.path, was_finished)
         processes.check_signal(interruption.requested)
     return result
+
+
+def _notes_on_format_1(run: Run, started: int, setup: FoldSetup) -> list[str]:
+    """Say what resuming a run that began in format 1 of the settings means."""
+    if run.begun_format() != 1 or not started or not processes.is_first():
+        return []
+    names = ", ".join(BEFORE_FORMAT_2)
+    notes = [f"This run began in format 1 of the settings: what these did not have yet stays as it was ({names})."]
+    if absent := setup.missing_classes["validation"]:
+        notes.append(
+            f"Warning: the validation part has no pixel of {', '.join(absent)}. Before version 0.2.0 such a class "
+            "counted as 0 if it was predicted, and now it does not count: the scores of earlier checkpoints may be "
+            "lower for that alone when the best one is chosen."
+        )
+    return notes
 
 
 def _set_aside(directory: FoldDirectory) -> None:
@@ -244,7 +262,7 @@ class FoldTraining:
             self.checkpoints.remove_unfinished()
 
     def announce(self, log: FoldLog, first_step: int) -> None:
-        """Tell what is about to be trained, and warn of classes that a part of the fold has to do without."""
+        """Report what is about to be trained, and warn of classes that a part of the fold has to do without."""
         setup = self.setup
         hosts = f" in {jax.process_count()} processes" if processes.are_many() else ""
         start = f"goes on at step {first_step}" if first_step else "starts"
@@ -377,12 +395,6 @@ class FoldTraining:
             f"epoch {epoch}/{self.config.training.epochs}  loss {train['loss']:.4f}  validation IoU "
             f"{_percent(record['mean_iou'])} ({classes})  {rate:.1f} images/s, {duration(left)} left"
         )
-        if len(validations) == 1 and (absent := [name for name, value in record["iou"].items() if value is None]):
-            log.line(
-                f"Warning: the validation part of fold {self.fold} has no pixel of class "
-                f"{', '.join(map(repr, absent))}: the mean validation IoU, by which the best checkpoint is chosen, is "
-                "over the other classes."
-            )
         for name, count in collapsed(validations, record["step"] == self.total_steps).items():
             latest = f"the last {count} validations" if count > 1 else "the last validation"
             log.line(

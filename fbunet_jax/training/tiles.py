@@ -73,10 +73,12 @@ def plan_tiles(sizes: Sequence[Size], unit: int, *, devices: int, pixels: int) -
     for (tiling, is_one_tile), items in groups.items():
         share = max(1, pixels // tiling.tile**2 // devices)
         if is_one_tile:
+            share = _even(-(-len(items) // devices), share)
             tiles = _padded([(item, 0, 0) for item in items], devices * share)
             plan.append(_whole_tiles(tiling, tiles.reshape(-1, devices, share, 3)))
         else:
             width = max(tiling.origins(sizes[item][1])[-1] for item in items) + tiling.tile
+            share = _even(max(len(tiling.origins(sizes[item][1])) for item in items), share)
             rows = [_rows_of_tiles(tiling, items[first::devices], sizes, share) for first in range(devices)]
             count = max(len(row) for row in rows)
             tiles = np.full((count, devices, share, 3), -1, np.int32)
@@ -86,6 +88,11 @@ def plan_tiles(sizes: Sequence[Size], unit: int, *, devices: int, pixels: int) -
                     tiles[number, device], complete[number, device] = batch, height
             plan.append(TileBatches(tiling, width, tiles, complete))
     return plan
+
+
+def _even(count: int, most: int) -> int:
+    """Return how many to take at once, at most `most`, so that as few as can be are padding."""
+    return -(-count // -(-count // most))
 
 
 def _whole_tiles(tiling: Tiling, tiles: NDArray[np.int32]) -> TileBatches:
@@ -151,8 +158,15 @@ def add_to_strip(
         corner = (0, 0, 0, tiles[place, 2])
         there = lax.dynamic_slice(strip, corner, (rounds, classes, side, side))
         strip = lax.dynamic_update_slice(strip, there + values[place], corner)
-    _, label = gather_crop(store, tiles[0, 0], tiles[0, 1:] * jnp.array([1, 0]), (side, width))
-    label = jnp.where((jnp.arange(side) < complete)[:, None], label, -1)
-    counts = jnp.stack([confusion_matrix(label, each, classes) for each in strip.argmax(axis=1)])
-    below = jnp.concatenate([strip, jnp.zeros_like(strip)], axis=2)
-    return lax.dynamic_slice_in_dim(below, complete, side, axis=2), counts
+
+    def count(strip: Array) -> tuple[Array, Array]:
+        _, label = gather_crop(store, tiles[0, 0], tiles[0, 1:] * jnp.array([1, 0]), (side, width))
+        label = jnp.where((jnp.arange(side) < complete)[:, None], label, -1)
+        counts = jnp.stack([confusion_matrix(label, each, classes) for each in strip.argmax(axis=1)])
+        left = (jnp.arange(side) < side - complete)[:, None]
+        return jnp.where(left, jnp.roll(strip, -complete, axis=2), 0), counts
+
+    def wait(strip: Array) -> tuple[Array, Array]:
+        return strip, jnp.zeros((rounds, classes, classes), jnp.int32)
+
+    return cast(tuple[Array, Array], lax.cond(complete > 0, count, wait, strip))

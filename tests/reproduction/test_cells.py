@@ -100,7 +100,7 @@ def test_whole_images_in_separate_tiles_and_as_prediction_segments_them_are_not_
     assert len(read_cells(folder)) == 4  # cut into items of the size of a crop: both ways are the same
     for path in folder.glob("*.json"):
         change(path, "setting", "data", "cut", to=0)
-    with pytest.raises(RunError, match=r"separate tiles, by an earlier version"):
+    with pytest.raises(RunError, match=r"json was evaluated by an earlier version, in separate tiles, and unet-fold2"):
         read_cells(folder)
 
 

@@ -18,6 +18,7 @@ from fbunet_jax.config import METHODS, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
+from fbunet_jax.inference import tiling
 from fbunet_jax.interruption import Interruption
 from fbunet_jax.runs import Run
 from fbunet_jax.training import validation
@@ -176,7 +177,10 @@ def config_table(run):
 def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, monkeypatch):
     settings = {"weight_average": 0.9, "norm_batches": 2, "dice_weight": 0.5}
     settings |= {"elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
-    config = tiny(training=TINY["training"] | settings | {"save_minutes": 0})
+    # images larger than a tile and than a crop
+    monkeypatch.setattr(tiling, "DEFAULT_TILE", 32)
+    data = TINY["data"] | {"synthetic_size": 48}
+    config = tiny(data=data, training=TINY["training"] | settings | {"save_minutes": 0})
     whole = train_fold(config, 1, out=tmp_path / "whole", stream=io.StringIO())
     interruption, call = Interruption(), MappedTraining.__call__
 
@@ -237,7 +241,7 @@ def test_a_class_that_the_validation_part_lacks_is_named_and_does_not_count(tmp_
     data = TINY["data"] | {"synthetic_size": 24}  # mitochondria are in no validation image of fold 0
     training = TINY["training"] | {"epochs": 8, "previews": 0}
     result = train_fold(tiny(method="unet", data=data, training=training), 0, out=tmp_path / "run", stream=stream)
-    warning = "Warning: the validation part of fold 0 has no pixel of class 'mitochondria': the mean validation IoU"
+    warning = "Warning: class 'mitochondria' has no pixel in the validation part of fold 0: its validation IoU is n/a"
     assert stream.getvalue().count(warning) == 1
     assert "mitochondria n/a" in stream.getvalue()
     assert result.iou["mitochondria"] is None

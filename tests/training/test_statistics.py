@@ -109,8 +109,16 @@ def test_averaged_weights_have_statistics_of_their_own_by_default(tmp_path):
     assert TrainingConfig().norm_batch_count == 0
     averaged, _ = train(tmp_path / "average", weight_average=0.9, norm_batches=3)
     last, _ = train(tmp_path / "last", norm_batches=3)
-    kernel = ["unet", "encoder_0_first", "conv", "kernel"]
-    assert not np.array_equal(*(_at(each.variables["params"], kernel) for each in (averaged, last)))
+    layer = ["unet", "encoder_0_first"]
+    biases, means = (
+        [_at(each.variables[part], [*layer, *path]) for each in (averaged, last)]
+        for part, path in (("params", ["conv", "bias"]), ("batch_stats", ["norm_round_0", "mean"]))
+    )
+    assert not np.array_equal(*biases)
+    # the same batches: the outputs of a convolution of standardised images differ by their kernels and biases alone
+    kernels = [_at(each.variables["params"], [*layer, "conv", "kernel"]) for each in (averaged, last)]
+    inner = np.abs(kernels[0] - kernels[1]).sum(axis=(0, 1, 2)) * 5 + np.abs(biases[0] - biases[1])
+    assert 0 < np.abs(means[0] - means[1]).max() < inner.max()
 
 
 def _at(tree, path):
