@@ -40,6 +40,8 @@ EVALUATION = {
     "mean_iou": 0.375,
     "iou": [0.75, 0.0],
     "rounds": [{"mean_iou": 0.375, "iou": [0.75, 0.0], "confusion": [[3, 0], [1, 0]]}],
+    "tile": 512,
+    "overlap": 192,
 }
 METRICS = [
     {"kind": "train", "epoch": 1, "step": 4, "loss": 0.5},
