@@ -224,9 +224,9 @@ class Predictor:
         """Yield first row and blended values `[rows, W, values]` of every band."""
         tiling = self.tiling(tiles, size)
         blender = BandBlender(tiling, *size, values)
-        # a page of one tile is not filled up to a batch of many
-        is_one_tile = all(tiling.origins(length) == [0] for length in size)
-        batch = 1 if is_one_tile else default_batch() if tiles.batch is None else tiles.batch
+        batch = default_batch() if tiles.batch is None else tiles.batch
+        if tiles.batch is None and all(tiling.origins(length) == [0] for length in size):
+            batch = 1  # a page of one tile is not filled up to many
         weights, source = tiling.weights(), _tiles(tiling, rows, *size)
 
         def batches() -> Iterator[tuple[tuple[tuple[int, int], ...], Job]]:

@@ -129,7 +129,7 @@ def test_init_says_which_class_no_folds_bring_into_every_part(here, tmp_path, ca
 
     text = run(capsys, "init", root)
 
-    assert "was tried brings 'class_2' into every part: label more images" in text
+    assert "was tried puts 'class_2' in every part: label more images" in text
     assert "'class_2'" in (root / "fbunet.toml").read_text()
     assert load_config(root / "fbunet.toml").data.folds == 5
 

@@ -67,7 +67,7 @@ def test_classes_that_parts_lack_are_one_warning_with_every_fold(tmp_path):
         "'nucleus', which is in 2 of 6 groups, has no pixel in the training part of fold 1 and the validation part of "
         "fold 1 and the test part of folds 0, 2. "
     )
-    assert "brings 'nucleus' into every part: label more images" in finding.remedy
+    assert "puts 'nucleus' in every part: label more images" in finding.remedy
 
 
 def test_the_files_of_one_beginning_become_a_group_where_that_gives_every_part_every_class(tmp_path):

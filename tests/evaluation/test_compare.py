@@ -38,7 +38,8 @@ def best_checkpoints(monkeypatch):
 
 def write_run(path, method, by_fold, *, split="test", fingerprint="f", classes=("x", "y"), folds=FOLDS):
     path.mkdir()
-    (path / "config.toml").write_text(to_toml(load_config("quickstart", method=method, data={"folds": 3})))
+    data = {"folds": 3, "cut": 128, "crop": 128}  # one tile each, by whatever version they were evaluated
+    (path / "config.toml").write_text(to_toml(load_config("quickstart", method=method, data=data)))
     (path / "folds.json").write_text(json.dumps(folds))
     table = {"format": 1, "class_names": list(classes), "channels": 1, "fingerprint": fingerprint}
     (path / "dataset.json").write_text(json.dumps(table))

@@ -223,7 +223,7 @@ def test_an_old_run_whose_values_are_not_known_says_so_and_writes_indices(stored
     assert predict(tmp_path, tmp_path / "next.png") == 0
     told = capsys.readouterr().out
     assert "Warning: " in told
-    assert "does not store the label values of its classes" in told
+    assert "which did not store the label values of the classes" in told
     found = read_label(tmp_path / "out/labels/next.tif")[0]
     np.testing.assert_array_equal(found, stored.predict(noise(50, 60), tile=64).labels)
 
