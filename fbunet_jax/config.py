@@ -173,8 +173,8 @@ class TrainingConfig:
     augmentation: Literal["none", "dihedral"] = "none"
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
     crop_border: bool = True
-    """Also draw training crops that reach beyond the border of an image, and move them back inside, so that pixels near
-    the border are seen almost as often as the others."""
+    """Also draw training crops that reach beyond the border of an image, and move them back inside: pixels near the
+    border are seen more often, though still less than the others."""
     elastic_augmentation: float = 0.0
     """Also bend training crops: standard deviation of the smooth displacement, in pixels; 0 does not."""
     elastic_probability: float = 0.3
@@ -232,9 +232,7 @@ class TrainingConfig:
     @property
     def norm_batch_count(self) -> int:
         """`norm_batches` as a number."""
-        if isinstance(self.norm_batches, str):
-            return 24 if self.weight_average else 0
-        return self.norm_batches
+        return _norm_batch_count(self.norm_batches, self.weight_average)
 
 
 @dataclass(frozen=True)
@@ -322,8 +320,7 @@ def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
     training, data = {**table["training"]}, {**table["data"]}
     if not data["cut"] or data["normalisation"] != "percentile":
         data["percentiles_of"] = BEFORE_FORMAT_2["data.percentiles_of"]
-    if training["norm_batches"] == "auto":
-        training["norm_batches"] = 24 if training["weight_average"] else 0
+    training["norm_batches"] = _norm_batch_count(training["norm_batches"], training["weight_average"])
     if not training["elastic_augmentation"]:
         training["elastic_probability"] = BEFORE_FORMAT_2["training.elastic_probability"]
     if 0 < data["cut"] <= data["crop"]:  # there is one place for a crop
@@ -377,6 +374,12 @@ def to_toml(config: Config, version: int = FORMAT) -> str:
             room, key = name.split(".")
             del table[room][key]
     return tomli_w.dumps({"format": version, **table})
+
+
+def _norm_batch_count(norm_batches: int | Literal["auto"], weight_average: float) -> int:
+    if norm_batches == "auto":
+        return 24 if weight_average else 0
+    return norm_batches
 
 
 def _at_least(name: str, value: float, least: float, *, below: float = 2**31) -> None:

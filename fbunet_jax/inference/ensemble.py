@@ -54,7 +54,10 @@ class Ensemble:
     def rounds(
         self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], *, tta: bool = False
     ) -> Array:
-        """Return the probabilities of every round of the first fold, `[B, T, T, R K]` float32, otherwise as a call."""
+        """Return the weighted probabilities of every round of the first fold, `[B, T, T, R K]` float32.
+
+        Arguments and the rest are those of a call.
+        """
         return self._once(self._rounds, pixels, affines, weights, tta)
 
     def _once(self, call: Callable[..., Array], *arguments: Any) -> Array:

@@ -61,7 +61,7 @@ class Part:
       store: the images.
       names: of the images.
       sizes: height and width of each.
-      tiles: `[T, 3]` the exact evaluation grid, see `grid_tiles`.
+      tiles: `[T, 3]` tiles of `data.crop` pixels, of which previews show some, see `grid_tiles`.
     """
 
     store: ImageStore
