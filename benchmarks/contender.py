@@ -55,13 +55,14 @@ def training(task: Task) -> tuple[Any, Any, Any, Any]:
     import numpy as np
 
     from fbunet_jax.data.store import ImageStore
-    from fbunet_jax.models.methods import build_model
+    from fbunet_jax.losses import CrossEntropy
+    from fbunet_jax.networks import build_network
     from fbunet_jax.training.parallel import replicate
     from fbunet_jax.training.setup import mapped_training
     from fbunet_jax.training.state import create_state, make_optimizer
 
     config = settings(task)
-    model = build_model(config, classes=CLASSES, channels=1)
+    model = build_network(config, classes=CLASSES, channels=1)
     optimizer = make_optimizer(config.training, total_steps=2**20)
     state = create_state(model, optimizer, jax.random.key(0), 1)
     random, pixels = np.random.default_rng(0), task.batch * task.size**2
@@ -73,7 +74,7 @@ def training(task: Task) -> tuple[Any, Any, Any, Any]:
         np.full((task.batch, 1), 1 / 64, np.float32),
         np.full((task.batch, 1), -2, np.float32),
     )
-    mapped = mapped_training(config, model, optimizer, np.asarray(CLASS_WEIGHTS, np.float32), jax.random.key(1))
+    mapped = mapped_training(config, model, optimizer, CrossEntropy(np.float32(CLASS_WEIGHTS)), jax.random.key(1))
     items = np.tile(np.arange(task.batch, dtype=np.int32), (mapped.steps_per_call, 1))
     return mapped, *replicate((state, store)), items
 
@@ -84,12 +85,12 @@ def ours(task: Task) -> tuple[Run, int, str]:
     import jax.numpy as jnp
     import numpy as np
 
-    from fbunet_jax.models.methods import build_model
+    from fbunet_jax.networks import build_network
     from fbunet_jax.training.memory import reuse_host_memory
 
     device = jax.local_devices()[0].device_kind
     if task.task == "forward":
-        model = build_model(settings(task), classes=CLASSES, channels=1)
+        model = build_network(settings(task), classes=CLASSES, channels=1)
         normal = np.random.default_rng(0).normal(size=(task.batch, task.size, task.size, 1))
         images = jnp.asarray(normal, jnp.float32)
         variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))

@@ -17,7 +17,8 @@ import tyro
 
 from benchmarks.contender import CLASS_WEIGHTS, CLASSES, Task, ours, settings
 from fbunet_jax.accelerators.arithmetic import Arithmetic, count_arithmetic
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.losses import CrossEntropy
+from fbunet_jax.networks import build_network
 from fbunet_jax.training.memory import reuse_host_memory
 from fbunet_jax.training.state import make_optimizer, state_shapes
 from fbunet_jax.training.steps import make_train_step
@@ -79,10 +80,10 @@ def step_seconds(task: Task, repeats: int) -> float:
 def step_arithmetic(task: Task) -> Arithmetic:
     """Return what convolutions and matrix products of a training step take at the least."""
     config = settings(task)
-    model, optimizer = build_model(config, classes=CLASSES, channels=1), make_optimizer(config.training, 2**20)
+    model, optimizer = build_network(config, classes=CLASSES, channels=1), make_optimizer(config.training, 2**20)
     shape, crops = jax.ShapeDtypeStruct, (task.batch, task.size, task.size)
     batch = {"image": shape((*crops, 1), jnp.float32), "label": shape(crops, jnp.int32)}
-    step = make_train_step(model, optimizer, CLASS_WEIGHTS, 0.5)
+    step = make_train_step(model, optimizer, CrossEntropy(CLASS_WEIGHTS), 0.5)
     return count_arithmetic(step, state_shapes(config, model, 1), batch)
 
 

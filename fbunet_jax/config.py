@@ -13,6 +13,7 @@ import tomli_w
 import tyro
 
 from fbunet_jax.errors import ConfigError, did_you_mean
+from fbunet_jax.models.methods import METHODS, FeedbackName
 from fbunet_jax.toml_tables import from_table, merge, read_toml, to_table
 
 FORMAT = 2
@@ -31,26 +32,10 @@ BEFORE_FORMAT_2: dict[str, Any] = {
 DEFAULT_TILE = 512
 """Side of the tiles in which whole images are segmented, pixels; docs/prediction.md has the measurements behind it."""
 
-METHODS = (
-    "unet",
-    "unet-wide",
-    "ru-net",
-    "feedback-recurrent",
-    "feedback-conv",
-    "feedback-convlstm",
-    "feedback-convlstm-a",
-    "feedback-convlstm-b",
-    "feedback-convlstm-c",
-    "feedback-convlstm-d",
-    "feedback-convlstm-e",
-    "feedback-convlstm-abde",
-    "convlstm-one-round",
-    "convlstm-no-feedback",
-)
-"""The names of the methods; `fbunet_jax.models.methods` says what each one is."""
+Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet", "arrays"]
 
-FeedbackMode = Literal["replace", "concat", "image"]
-Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet"]
+CUSTOM = "custom"
+"""The method of a run to which a program passed a network, and the class weights where it passed a loss."""
 
 _MOST_FOLDS = 1000
 
@@ -60,8 +45,8 @@ class DataConfig:
     """Which images, how they are cut, normalised, and divided into folds."""
 
     layout: Layout = "synthetic"
-    """Where the images come from: made by the program, the published Drosophila folder, your own folder, or a raw
-    folder of nnU-Net."""
+    """Where the images come from: made by the program, the published Drosophila folder, your own folder, a raw folder
+    of nnU-Net, or arrays that a Python program passed (only that program can pass them again)."""
     root: str = ""
     """Folder of the data set (not used by the synthetic layout)."""
     cut: int = 0
@@ -119,7 +104,7 @@ class ModelConfig:
     """Channels of each level, from full resolution to the bottleneck."""
     rounds: int | None = None
     """Number of feedback rounds; None takes the method's own (2 in the paper)."""
-    feedback: FeedbackMode | None = None
+    feedback: FeedbackName | None = None
     """What round 2 sees: the class maps in place of the image, image and maps, or the image again; None takes
     the method's own."""
     gate_activation: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
@@ -132,6 +117,11 @@ class ModelConfig:
     """Type of the convolutions; parameters, statistics, softmax and loss are float32 always."""
     rematerialise: bool = False
     """Less memory in training for more time: activations inside a block are computed a second time."""
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of the network's images are multiples of, pixels."""
+        return 2 ** (len(self.widths) - 1)
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1 or max(self.widths) >= 2**31:
@@ -167,9 +157,11 @@ class TrainingConfig:
     """Epsilon of Adam (1e-7 in Keras, which the paper used)."""
     round_weight: float = 0.5
     """Lambda: weight of the loss of every round but the last, whose weight is 1."""
-    class_weights: Literal["median-frequency", "sqrt-median-frequency", "none"] | tuple[float, ...] = "median-frequency"
+    class_weights: Literal["median-frequency", "sqrt-median-frequency", "none", "custom"] | tuple[float, ...] = (
+        "median-frequency"
+    )
     """Weight of each class in the loss: median(count) / count over the training part, its square root, none, or a
-    list with one number a class."""
+    list with one number a class; custom stands for a loss that a Python program passed."""
     augmentation: Literal["none", "dihedral"] = "none"
     """Random changes of each training crop: none, or one of the 8 rotations and flips."""
     crop_border: bool = True
@@ -237,13 +229,24 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the result of a run, except the fold."""
+    """Everything that decides the result of a run, except the fold. docs/training.md describes each setting.
+
+    Raises:
+      ConfigError: a value is out of range.
+
+    Example:
+      >>> from fbunet_jax import Config
+      >>> config = Config(method="unet", seed=1)
+      >>> config.model.widths, config.training.batch_size, config.data.folds
+      ((8, 16, 32, 64, 128), 16, 5)
+    """
 
     name: str = "quickstart"
     """Name of the configuration; runs lie in runs/<name>/<method>."""
-    method: str = "feedback-convlstm"
-    """The network's method: unet, unet-wide, ru-net, feedback-recurrent, feedback-conv, feedback-convlstm,
-    feedback-convlstm-a, -b, -c, -d, -e, -abde, convlstm-one-round or convlstm-no-feedback."""
+    method: Annotated[str, tyro.conf.arg(help=f"The network's method, by name: {', '.join(METHODS)}.")] = (
+        "feedback-convlstm"
+    )
+    """The network's method, by name"""
     seed: int = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -251,7 +254,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if self.method not in METHODS and self.method != CUSTOM:
             raise ConfigError(
                 f"method = {self.method!r} is not a method.{did_you_mean(self.method, METHODS)} "
                 f"The methods are: {', '.join(METHODS)}."
@@ -276,6 +279,12 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
 
     Raises:
       ConfigError: the file is missing or no TOML, a key is unknown, or a value is of the wrong type or range.
+
+    Example:
+      >>> from fbunet_jax import load_config
+      >>> config = load_config("drosophila", method="unet", training={"epochs": 12}, **{"data.root": "/data"})
+      >>> config.name, config.method, config.training.epochs, config.data.cut
+      ('drosophila', 'unet', 12, 256)
     """
     file = find_config(path if path is not None else "quickstart")
     table = read_toml(file)

@@ -17,6 +17,7 @@ from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
+from fbunet_jax.models.contract import multiple_of
 from fbunet_jax.processes import all_devices
 from fbunet_jax.runs import FoldDirectory, Run, as_begun, check_bent_crops, compare, default_path
 from fbunet_jax.training.estimate import Costs, Work, fold_work
@@ -125,7 +126,7 @@ class _Rehearsal:
         self.config = replace(config, training=replace(config.training, preview_every=2**31 - 1))
         self.fold, self.directory, self.tell = fold, directory, tell
         self.setup = setup
-        plan = plan_validation(config, setup.validation.sizes, len(all_devices()))
+        plan = plan_validation(config, setup.validation.sizes, len(all_devices()), multiple_of(setup.model))
         longest = max(plan, key=lambda each: len(each.tiles))
         count = min(len(longest.tiles), VALIDATION_BATCHES)
         self.plan = [longest._replace(tiles=longest.tiles[:count], complete=longest.complete[:count])]
@@ -143,7 +144,7 @@ class _Rehearsal:
         """
         with FoldCheckpoints(self.directory) as checkpoints:
             training = FoldTraining(self.config, self.fold, self.setup, self.directory, checkpoints)
-            training.evaluate = MappedValidation(self.setup.model, self.plan)
+            training.evaluate = MappedValidation(self.setup.model, len(self.setup.class_names), self.plan)
             creating, (state, *_) = _timed(lambda: training.start(weights))
             with training.log(0, 0, io.StringIO()) as log:
                 first_steps, state = _timed(lambda: _train(training, Stretch(1, 0, 2, True), state, log))

@@ -1,15 +1,36 @@
-"""The errors that a user can mend: each is one or more whole sentences, printed without a traceback."""
+"""The errors that a user can fix: each is one or more whole sentences, printed without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A user's mistake: says what was found, where, what was expected, and what to do."""
+    """A user's mistake: says what was found, where, what was expected, and what to do. A ValueError.
+
+    Example:
+      >>> from fbunet_jax import UserError, build_method
+      >>> try:
+      ...     build_method("unet", classes=4, channels=1, rounds=2)
+      ... except UserError as error:
+      ...     print(error)
+      Method 'unet' has one round, and rounds = 2 was given. Leave it out, or use a feedback method.
+    """
 
 
 class ConfigError(UserError):
     """A setting that is unknown, of the wrong type, or out of range."""
+
+
+class ModelError(UserError):
+    """A network that cannot be built or trained as it is described.
+
+    Attributes:
+      field: the field of the network that is wrong, empty if it is none of them.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DataError(UserError):

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
-from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, in_this_format, to_toml
+from fbunet_jax.config import BEFORE_FORMAT_2, CUSTOM, Config, comparable, in_this_format, to_toml
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.files import RESTORE, create_once, read_json, write_atomically
+from fbunet_jax.passed import NOTHING, Passed
 from fbunet_jax.toml_tables import from_table, read_toml, to_table
 
 _DATASET_FORMAT = 1
 """Version of the format of ``dataset.json``."""
+
+_PASSED_FORMAT = 1
+"""Version of the format of ``passed.json``."""
 
 _MOST_CHANNELS = 2**16
 
@@ -53,6 +57,7 @@ class Run:
     config = property(lambda self: self.path / "config.toml", doc="The settings, written by the first process.")
     folds = property(lambda self: self.path / "folds.json", doc="The cross-validation folds, likewise.")
     dataset = property(lambda self: self.path / "dataset.json", doc="Classes, channels and fingerprint of the data.")
+    passed = property(lambda self: self.path / "passed.json", doc="What a program passed; absent where nothing was.")
 
     def fold(self, index: int) -> FoldDirectory:
         """Return the directory of a fold."""
@@ -74,7 +79,7 @@ class Run:
         """
         if not self.config.is_file():
             raise RunError(
-                f"{self.path} is not a run directory: it has no config.toml. Expected a folder that train.py wrote, "
+                f"{self.path} is not a run directory: it has no config.toml. Expected a folder that a training wrote, "
                 "such as runs/quickstart/feedback-convlstm."
             )
         table = read_toml(self.config)
@@ -105,6 +110,43 @@ class Run:
                 f"that differ, and 1 to {_MOST_CHANNELS} channels. {RESTORE}"
             )
         return found
+
+    def read_passed(self) -> Passed:
+        """Read what a program passed to the training.
+
+        Raises:
+          RunError: the file is damaged, is missing although the settings need it, or is newer than this version.
+        """
+        if not self.passed.exists():
+            config = self.read_config()
+            if config.data.layout == "arrays" or CUSTOM in (config.method, config.training.class_weights):
+                raise RunError(
+                    f"{self.passed} is missing, but the settings are those of a run to which a Python program passed a "
+                    f"network, a loss or arrays. {RESTORE}"
+                )
+            return NOTHING
+        found = cast(_PassedFile, read_json(self.passed, _PassedFile))
+        if found["format"] != _PASSED_FORMAT:
+            raise RunError(
+                f"{self.passed} has format {found['format']}; this version reads format {_PASSED_FORMAT}. Use the "
+                "version that wrote it."
+            )
+        passed = Passed(found["dataset"], found["model"], found["loss"], found["label"])
+        if not passed or bool(passed.model) != bool(passed.label) or not "".join(astuple(passed)).isprintable():
+            raise RunError(f"{self.passed} is damaged: expected descriptions of what a program passed. {RESTORE}")
+        return passed
+
+    def label(self) -> str:
+        """Return what to call the run: its method, or the network that a program passed."""
+        return self.read_passed().label or self.read_config().method
+
+
+class _PassedFile(TypedDict):
+    format: int
+    dataset: str
+    model: str
+    loss: str
+    label: str
 
 
 class DatasetDescription(TypedDict):
@@ -144,12 +186,14 @@ def _evaluation_name(split: str) -> str:
     return "evaluation.json" if split == "test" else f"evaluation-{split}.json"
 
 
-def default_path(config: Config) -> Path:
-    """Return runs/<config>/<method>, with -seed<s> for a seed other than 0."""
-    return Path("runs") / config.name / (config.method + (f"-seed{config.seed}" if config.seed else ""))
+def default_path(config: Config, label: str = "") -> Path:
+    """Return runs/<config>/<method or label>, with -seed<s> for a seed other than 0."""
+    return Path("runs") / config.name / ((label or config.method) + (f"-seed{config.seed}" if config.seed else ""))
 
 
-def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[str, Any]) -> Run:
+def create_or_open(
+    path: Path, config: Config, *, folds: str, dataset: Mapping[str, Any], passed: Passed = NOTHING
+) -> Run:
     """Create a run directory, or compare an existing one with these settings.
 
     Args:
@@ -158,6 +202,7 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
       folds: text of ``folds.json``, written once; a run that exists keeps its own.
       dataset: content of ``dataset.json``: ``class_names``, ``channels``, ``fingerprint`` and, where the classes have
         them, ``label_values``.
+      passed: what a program passed.
 
     Raises:
       RunError: the run exists with other settings (each difference is named), or cannot be written.
@@ -165,15 +210,19 @@ def create_or_open(path: Path, config: Config, *, folds: str, dataset: Mapping[s
     run = Run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if passed and not run.config.exists():
+            write_atomically(run.passed, json.dumps({"format": _PASSED_FORMAT, **asdict(passed)}, indent=1) + "\n")
+        elif not run.config.exists():
+            run.passed.unlink(missing_ok=True)  # left by a process that ended before it wrote the settings
         create_once(run.config, to_toml(config))
         create_once(run.folds, folds)
         create_once(run.dataset, json.dumps({"format": _DATASET_FORMAT, **dataset}, indent=1) + "\n")
     except OSError as error:
         raise RunError(
-            f"The run directory {path} cannot be written: {error.strerror}. Choose another with --out, or fix the "
+            f"The run directory {path} cannot be written: {error.strerror}. Choose another (out), or fix the "
             "permissions."
         ) from error
-    if compare(run, config, dataset) != config:
+    if compare(run, config, dataset, passed) != config:
         write_atomically(run.config, to_toml(config, run.begun_format()))
     return run
 
@@ -196,7 +245,7 @@ def check_bent_crops(run: Run) -> None:
     if run.read_config().training.elastic_augmentation and run.begun_format() == 1:
         raise RunError(
             f"The run {run.path} began with training.elastic_augmentation in format 1, when crops were bent "
-            "differently. Finish it with version 0.1.0, or start a new run (--out)."
+            "differently. Finish it with version 0.1.0, or start a new run (out)."
         )
 
 
@@ -211,13 +260,14 @@ def in_format_1(config: Config) -> Config:
     return config
 
 
-def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
-    """Return the settings that a run began with, if these settings and data may go on with it; nothing is written.
+def compare(run: Run, config: Config, dataset: Mapping[str, Any], passed: Passed = NOTHING) -> Config:
+    """Return the settings that a run began with, if it may be resumed with these settings and data; nothing is written.
 
     Raises:
-      RunError: they may not (each difference is named).
+      RunError: it may not (each difference is named).
     """
     before = run.read_config()
+    check_passed(run, passed)
     old, new = comparable(to_table(before)), comparable(to_table(config))
     differences = _explain_epochs(_differences(old, new), old, new)
     for key, value in run.read_dataset().items():
@@ -226,9 +276,16 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any]) -> Config:
     if differences:
         raise RunError(
             f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "
-            "continue it, or another --out for a new run."
+            "resume it, or another run directory (out)."
         )
     return before
+
+
+def check_passed(run: Run, passed: Passed) -> None:
+    """Raise a RunError unless what a program passes now is what it passed when the run began, if it has."""
+    if run.config.is_file():
+        for name in ("dataset", "model", "loss"):
+            run.read_passed().check(name, getattr(passed, name), str(run.path))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -10,14 +10,18 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 ORDER = [
     "errors",
     "toml_tables",
+    "metrics",
+    "losses",
+    "models",
     "config",
+    "networks",
+    "descriptions",
+    "passed",
     "files",
     "runs",
     "locks",
-    "metrics",
     "figures",
     "data",
-    "models",
     "interruption",
     "processes",
     "checkpoints",
@@ -101,4 +105,4 @@ def test_entry_scripts_are_a_docstring_and_a_call():
 def test_the_package_imports_without_jax_so_that_help_is_quick():
     modules = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
     names = {alias.name for node in modules if isinstance(node, ast.Import) for alias in node.names}
-    assert names == {"importlib"}
+    assert names == {"importlib", "warnings"}

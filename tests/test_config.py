@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fbunet_jax import cli
 from fbunet_jax.config import (
-    METHODS,
     Config,
     DataConfig,
     ModelConfig,
@@ -20,6 +19,7 @@ from fbunet_jax.config import (
     to_toml,
 )
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.models.methods import METHODS
 from fbunet_jax.toml_tables import from_table, to_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ configs = st.builds(
     name=st.text(min_size=1).filter(
         lambda n: n not in (".", "..") and not set(n) & set('/\\:*?"<>|') and n.isprintable()
     ),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(list(METHODS)),
     seed=st.integers(0, 2**32 - 1),
     data=st.builds(
         DataConfig,
@@ -128,7 +128,7 @@ def test_the_paper_settings_of_the_drosophila_set():
         ('method = "feedback-convltsm"', "'feedback-convltsm' is not a method. Did you mean 'feedback-convlstm'?"),
         (
             '[data]\nlayout = "foldr"',
-            "data.layout = 'foldr': expected 'synthetic' or 'drosophila-vnc' or 'folder' or 'nnunet'. "
+            "data.layout = 'foldr': expected 'synthetic' or 'drosophila-vnc' or 'folder' or 'nnunet' or 'arrays'. "
             "Did you mean 'folder'?",
         ),
         ('[training]\nclass_weights = "medianfrequency"', "Did you mean 'median-frequency'?"),

@@ -11,15 +11,18 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tyro
 
 from benchmarks.quarter_hour.__main__ import Options as QuarterHourOptions
 from fbunet_jax import dry_run
 from fbunet_jax.cli import COMMANDS, main, train
-from fbunet_jax.config import METHODS, Config, DataConfig, ModelConfig, TrainingConfig, load_config
+from fbunet_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, load_config
 from fbunet_jax.dry_run import Estimate
-from fbunet_jax.models.methods import build_model, count_parameters
+from fbunet_jax.models.contract import count_parameters
+from fbunet_jax.models.methods import METHODS
+from fbunet_jax.networks import build_network
 from fbunet_jax.runs import FoldDirectory, default_path
 from fbunet_jax.toml_tables import to_table
 from fbunet_jax.training import loop
@@ -85,15 +88,15 @@ def test_every_configuration_that_is_named_exists_and_loads(text: Path) -> None:
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
 def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(config: Config, fold: int, *, out: str | None, fresh: bool) -> loop.FoldResult:
+    def pretend(config: Config, fold: int, *, out: str | None, fresh: bool) -> loop.TrainResult:
         run = Path(out) if out else default_path(config)
-        return loop.FoldResult(fold, run, FoldDirectory(run), 1, 1, 0.5, {}, fresh)
+        return loop.TrainResult(fold, run, FoldDirectory(run), 1, 1, 0.5, {}, fresh, 1.0)
 
     def rehearse(config: Config, folds: list[int], **options: Any) -> Estimate:
         work = Work(steps=1, records=1, validations=1, batches=1, pictures=1)
         return Estimate(dict.fromkeys(folds, work), Costs(1, 1, 1, 1, 1, 1, 1), 5, 10**9, None, 10**6)
 
-    monkeypatch.setattr(loop, "train_fold", pretend)
+    monkeypatch.setattr(loop, "train", pretend)
     monkeypatch.setattr(dry_run, "dry_run", rehearse)
     monkeypatch.setattr(train, "joined", lambda options: contextlib.nullcontext())
     monkeypatch.chdir(ROOT)
@@ -172,7 +175,7 @@ def test_the_table_of_methods_holds_every_method_and_its_parameters() -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \|.*\| (\d) \| ([\d,]+) \|$", page, re.MULTILINE)
     written = {name: (int(rounds), int(count.replace(",", ""))) for name, rounds, count in rows}
-    models = {name: build_model(Config(method=name), classes=4, channels=1) for name in METHODS}
+    models = {name: build_network(Config(method=name), classes=4, channels=1) for name in METHODS}
     assert written == {name: (model.rounds, count_parameters(model, 1)) for name, model in models.items()}
 
 
@@ -189,3 +192,25 @@ def test_pre_commit_uses_the_version_of_ruff_that_the_project_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = next(each for each in project["optional-dependencies"]["dev"] if each.startswith("ruff=="))
     assert f"rev: v{pinned.removeprefix('ruff==')}\n" in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+
+
+def test_the_idea_in_the_readme_trains_as_it_stands_there(tmp_path, monkeypatch, capsys):
+    idea = next(block for block in code_blocks(ROOT / "README.md", "python") if "def entropy" in block)
+    settings = 'load_config("quickstart", training={"epochs": 40})'
+    assert settings in idea
+    small = (
+        'load_config("quickstart", data={"synthetic_images": 6, "synthetic_size": 32, "crop": 32}, '
+        'training={"epochs": 4, "batch_size": 8, "previews": 0})'
+    )
+    idea = idea.replace(settings, small).replace("widths=(8, 16, 32)", "widths=(2, 4)")
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": "__main__"}
+    exec(compile(idea, "README.md", "exec"), space)
+    assert (tmp_path / "runs/entropy/report.html").exists()
+
+    parts = next(block for block in code_blocks(ROOT / "README.md", "python") if "from_arrays" in block)
+    space["labels"] = np.arange(6 * 32 * 32).reshape(6, 32, 32) % 2
+    space["images"] = space["labels"].astype(np.uint8)
+    exec(compile(parts.replace("widths=(8, 16, 32)", "widths=(2, 4)"), "README.md", "exec"), space)
+    assert space["result"].iou.keys() == {"background", "cell"}
+    assert re.fullmatch(r"0\.\d+ 0\.\d+ runs/entropy/report.html\n", capsys.readouterr().out)

@@ -6,6 +6,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fbunet_jax.errors import UserError
 from fbunet_jax.metrics import confusion_matrix, iou, mean_iou
 
 IGNORE = 255
@@ -96,3 +97,9 @@ def test_labels_of_the_stored_type_count_as_well_for_many_classes():
 def test_iou_takes_a_stack_of_matrices_with_counts_beyond_32_bits():
     confusion = np.array([[[3, 1], [1, 5]], [[2**40, 2**40], [0, 2**41]]], np.int64)
     np.testing.assert_allclose(iou(confusion), [[3 / 5, 5 / 7], [1 / 2, 2 / 3]])
+
+
+@pytest.mark.parametrize("predictions", [np.zeros((2, 3), int), np.zeros(4), np.zeros((4, 1), int)])
+def test_predictions_of_another_shape_or_type_are_refused(predictions):
+    with pytest.raises(UserError, match=r"Labels of shape \[4\] and predictions of shape"):
+        confusion_matrix(np.zeros(4, int), predictions, 2)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from benchmarks.contender import CLASS_WEIGHTS, CLASSES, settings
 from benchmarks.quarter_hour.sizes import SIZES, Size
 from fbunet_jax.files import write_atomically
-from fbunet_jax.models.methods import abstract_variables, build_model
-from fbunet_jax.training.losses import round_losses, round_weights
+from fbunet_jax.losses import CrossEntropy, round_weights
+from fbunet_jax.models.contract import abstract_variables
+from fbunet_jax.networks import build_network
 
 TOLERANCES = {"float32": 1e-4, "mixed": 5e-2}
 """Of the logits, relative to the largest of them, and of the loss, relative to itself."""
@@ -53,7 +54,7 @@ def compute(size: Size, precision: str, device: jax.Device) -> Golden:
     The weights come from NumPy's legacy generator, whose numbers never change: kernels of He's deviation, statistics
     and biases near their initial values.
     """
-    model = build_model(settings(size.task(precision)), classes=CLASSES, channels=1)  # type: ignore[arg-type]
+    model = build_network(settings(size.task(precision)), classes=CLASSES, channels=1)  # type: ignore[arg-type]
     random = np.random.RandomState(0)
 
     def weights(path: Any, leaf: Any) -> NDArray[np.float32]:
@@ -69,8 +70,8 @@ def compute(size: Size, precision: str, device: jax.Device) -> Golden:
 
     def run(variables: Any, images: Any, labels: Any) -> Any:
         logits = model.apply(variables, images, train=False)
-        sums, count = round_losses(logits, labels, np.float32(CLASS_WEIGHTS))
-        return logits, (sums / count * round_weights(model.rounds, 0.5)).sum()
+        losses = CrossEntropy(np.float32(CLASS_WEIGHTS))(logits, labels)
+        return logits, (losses * round_weights(model.rounds, 0.5)).sum()
 
     with jax.default_matmul_precision("highest"), jax.default_device(device):
         logits, loss = jax.jit(run)(variables, jnp.asarray(images), jnp.asarray(labels))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.errors import DataError
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.reproduction.reproduce import TableFolder
 from fbunet_jax.runs import FoldDirectory, Place
 from fbunet_jax.training.logs import read_records
@@ -62,7 +62,7 @@ def write_without_moments(folder: TableFolder, place: Place, target: FoldDirecto
     """
     run, fold = folder.run(place), folder.fold(place)
     config, dataset = run.read_config(), run.read_dataset()
-    model = build_model(config, classes=len(dataset["class_names"]), channels=dataset["channels"])
+    model = build_network(config, classes=len(dataset["class_names"]), channels=dataset["channels"])
     with FoldCheckpoints(fold, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         assert step is not None

@@ -75,7 +75,7 @@ def find_tile(config: Config, tile: int | None) -> int:
     Raises:
       ConfigError: it does not fit the network.
     """
-    return Tiling.fitting(2 ** (len(config.model.widths) - 1), tile).tile
+    return Tiling.fitting(config.model.multiple, tile).tile
 
 
 def compile_for(

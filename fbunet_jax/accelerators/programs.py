@@ -17,8 +17,8 @@ from fbunet_jax.accelerators.hlo import Program, Traffic
 from fbunet_jax.config import Config
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.inference.ensemble import combine, segment_view
-from fbunet_jax.models.methods import build_model
-from fbunet_jax.training.setup import mapped_training
+from fbunet_jax.networks import build_network
+from fbunet_jax.training.setup import loss_with, mapped_training
 from fbunet_jax.training.state import make_optimizer, state_shapes
 from fbunet_jax.training.steps import make_train_step
 
@@ -104,12 +104,13 @@ def compile_training(config: Config, data: StoredImages, devices: Sequence[jax.D
       UserError: the settings do not fit each other or the data.
     """
     config = replace(config, training=replace(config.training, batch_size=share * len(devices)))
-    model = build_model(config, classes=data.classes, channels=data.channels)
+    model = build_network(config, classes=data.classes, channels=data.channels)
     optimizer = make_optimizer(config.training, TOTAL_STEPS)
     weights = np.linspace(0.5, 2, data.classes, dtype=np.float32)  # ones would be compiled away
-    mapped = mapped_training(config, model, optimizer, weights, jax.random.key(0), devices)
+    loss = loss_with(config, weights)
+    mapped = mapped_training(config, model, optimizer, loss, jax.random.key(0), devices)
     state = state_shapes(config, model, data.channels)
-    step = make_train_step(model, optimizer, weights, config.training.round_weight, config.training.dice_weight)
+    step = make_train_step(model, optimizer, loss, config.training.round_weight)
     crops = (share, config.data.crop, config.data.crop)
     batch = {
         "image": jax.ShapeDtypeStruct((*crops, data.channels), jnp.float32),
@@ -134,7 +135,7 @@ def compile_prediction(config: Config, data: StoredImages, device: jax.Device, t
     def on_device(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
 
-    model = build_model(config, classes=data.classes, channels=data.channels)
+    model = build_network(config, classes=data.classes, channels=data.channels)
     shape = jax.ShapeDtypeStruct
     affine = shape((data.channels,), jnp.float32)
     arguments = on_device(

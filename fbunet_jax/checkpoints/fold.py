@@ -198,17 +198,24 @@ class FoldCheckpoints:
         folder = self._whole(step)
         with _fitting(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
 
+            def stored(part: str) -> Any:
+                with _without_warnings():  # that a part alone is no whole checkpoint
+                    return checkpointer.metadata((folder / part).absolute()).item_metadata.tree
+
             def restore(part: str, like: Any) -> Any:
                 kinds = ocp.checkpoint_utils.construct_restore_args(like)
                 arguments = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
                 return checkpointer.restore((folder / part).absolute(), args=arguments)
 
-            if (folder / VARIABLES).is_dir():
+            part = VARIABLES if (folder / VARIABLES).is_dir() else STATE
+            # before Orbax reads anything: it would leave reading threads behind
+            if difference := _shape_difference(stored(part), like):
+                raise ValueError(difference)
+            if part == VARIABLES:
                 return restore(VARIABLES, like)
             variables = restore(STATE, like)
             if average:
-                stored = checkpointer.metadata((folder / STATE).absolute()).item_metadata.tree["optimizer"]
-                moments, kept = jax.tree.map(ocp.utils.to_shape_dtype_struct, stored)
+                moments, kept = jax.tree.map(ocp.utils.to_shape_dtype_struct, stored(STATE)["optimizer"])
                 kept["average"] = like["params"]
                 variables["params"] = restore(STATE, {"optimizer": [moments, kept]})["optimizer"][-1]["average"]
             return variables
@@ -249,7 +256,7 @@ class FoldCheckpoints:
             details = " ".join(f"{path}: {fault}." for path, fault in faults.items())
             raise RunError(
                 f"No checkpoint of {self._directory.path} is whole. {details} Put a good copy back, or start the fold "
-                "again with --fresh, which keeps the old one."
+                "again (fresh), which keeps the old one."
             )
         for path, fault in sorted(faults.items(), key=lambda item: int(item[0].name)):
             self._directory.broken.mkdir(exist_ok=True)
@@ -285,6 +292,21 @@ class FoldCheckpoints:
             return
         with contextlib.suppress(RunError) if error else contextlib.nullcontext():
             self.close()
+
+
+def _shape_difference(stored: Any, like: Any) -> str:
+    """Say where stored variables first differ in shape from those that are wanted, or return an empty text."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        return {
+            jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+
+    expected, found = shapes(like), shapes({name: stored[name] for name in like if name in stored})
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            return f"{name} is {found.get(name, 'absent')} there, and {expected.get(name, 'absent')} in this network"
+    return ""
 
 
 class _SealedCheckpoints:

@@ -3,17 +3,20 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.data.normalisation import Normalisation
+from fbunet_jax.descriptions import described
 from fbunet_jax.errors import RunError
 from fbunet_jax.files import read_json, write_atomically
-from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.models.methods import abstract_variables, build_model
+from fbunet_jax.models.contract import abstract_variables, check_network, count_rounds, with_axis
+from fbunet_jax.networks import build_network
 from fbunet_jax.runs import FoldDirectory, Run
 
 
@@ -28,14 +31,21 @@ class TrainedFold:
       variables: ``params`` and ``batch_stats``.
       normalisation: what the weights expect to see.
       class_names: in class order.
+      channels: number of image channels C.
     """
 
     fold: int
     step: int
-    model: FeedbackUNet
+    model: nn.Module
     variables: dict[str, Any]
     normalisation: Normalisation
     class_names: tuple[str, ...]
+    channels: int
+
+    @cached_property
+    def rounds(self) -> int:
+        """Number of rounds R."""
+        return count_rounds(self.model, self.variables, self.channels)
 
     def fingerprint(self) -> str:
         """Return a digest of the weights and of the normalisation: what is equal segments alike."""
@@ -65,30 +75,42 @@ def best_step(run: Run, fold: int) -> int | None:
         return checkpoints.best_step()
 
 
-def load_trained_fold(run: Run, fold: int) -> TrainedFold:
+def load_trained_fold(run: Run, fold: int, model: nn.Module | None = None, *, is_same: bool = True) -> TrainedFold:
     """Restore the best checkpoint of a fold.
 
+    Args:
+      run: the run.
+      fold: its number.
+      model: the network, if a program passed one to the training.
+      is_same: whether it has to be the one that was passed, and not only one with the same weights.
+
     Raises:
-      RunError: the fold has no checkpoint, or it cannot be read.
+      RunError: the fold has no checkpoint, or it cannot be read, or the network is not that of the run.
     """
     config, dataset = run.read_config(), run.read_dataset()
     classes, channels = len(dataset["class_names"]), dataset["channels"]
-    model = build_model(config, classes=classes, channels=channels)
+    if is_same:
+        run.read_passed().check("model", "" if model is None else described(model), str(run.path), resumes=False)
+    if model is None:
+        model = build_network(config, classes=classes, channels=channels)
+    else:
+        check_network(model, classes=classes, channels=channels)
+        model = with_axis(model, None)
     step = best_step(run, fold)
     if step is None:
         raise RunError(
-            f"Fold {fold} of {run.path} has no checkpoint. Train it first, or go on with it: "
-            f"python train.py --config {run.config} --fold {fold} --out {run.path}"
+            f"Fold {fold} of {run.path} has no checkpoint. Train it first, or resume its training; "
+            f"{run.config} has its settings."
         )
     with FoldCheckpoints(run.fold(fold), read_only=True) as checkpoints:
         average = config.training.weight_average > 0
         variables = checkpoints.restore_variables(step, _abstract_variables(model, channels), average=average)
     kind = read_json(run.fold(fold).inputs)["normalisation"]
     normalisation = Normalisation(kind["kind"], tuple(kind["mean"]), tuple(kind["deviation"]))
-    return TrainedFold(fold, step, model, variables, normalisation, tuple(dataset["class_names"]))
+    return TrainedFold(fold, step, model, variables, normalisation, tuple(dataset["class_names"]), channels)
 
 
-def _abstract_variables(model: FeedbackUNet, channels: int) -> dict[str, Any]:
+def _abstract_variables(model: nn.Module, channels: int) -> dict[str, Any]:
     """Return shapes and types of the variables on one local device, wherever they were saved."""
     here = SingleDeviceSharding(jax.local_devices()[0])
     variables = dict(abstract_variables(model, channels))

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -39,6 +40,8 @@ COMMANDS = (
 )
 """In the order of the usage; each is a module here, with ``Arguments`` and ``command(options, prog) -> exit code``."""
 
+
+_OPTIONS = {"out": "--out", "fresh": "--fresh", "root": "--data-root"}
 
 _REMEDIES = {
     errno.ENOSPC: " Free space, or write to another disk.",
@@ -124,6 +127,8 @@ def _hide_repeated_errors() -> None:
 def _failed(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    # an argument of the library, in brackets, is an option here
+    message = re.sub(r"\((out|fresh|root)\)", lambda found: f"({_OPTIONS[found[1]]})", message)
     with contextlib.suppress(OSError):  # the log may be what cannot be written
         print(message, file=sys.stderr, flush=True)
     if leaves_at_once():  # JAX would wait for the other processes of a training when this one ends

@@ -94,16 +94,15 @@ def settings_faults(config: Config, check: "Check") -> "list[Finding]":
         return []
     # JAX starts here, after the reading
     from fbunet_jax.data.findings import as_finding
-    from fbunet_jax.models.methods import build_model
-    from fbunet_jax.training.losses import class_weights
-    from fbunet_jax.training.setup import check_crop
+    from fbunet_jax.networks import build_network
+    from fbunet_jax.training.setup import check_crop, settings_loss
 
     faults = []
     channels = check.images[0].size[2]
     for attempt in (
-        lambda: check_crop(config),
-        lambda: build_model(config, classes=len(check.classes), channels=channels),
-        lambda: class_weights(check.pixels, config.training.class_weights),
+        lambda: check_crop(config, config.model.multiple),
+        lambda: build_network(config, classes=len(check.classes), channels=channels),
+        lambda: settings_loss(config, check.pixels),
     ):
         try:
             attempt()
@@ -157,7 +156,7 @@ def crop_and_batch(config: Config, check: "Check", *, chosen: bool) -> tuple[int
     if chosen or not check.images:
         return config.data.crop, config.training.batch_size
     sizes = [image.size[:2] for image in check.images]
-    crop = propose_crop(sizes, 2 ** (len(config.model.widths) - 1))
+    crop = propose_crop(sizes, config.model.multiple)
     return crop, propose_batch(crop, sizes)
 
 

@@ -70,14 +70,14 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.accelerators.compiling import FORMAT, check_target, compile_for, find_tile
     from fbunet_jax.accelerators.workload import DataNumbers, find_workload
     from fbunet_jax.files import write_atomically
-    from fbunet_jax.models.methods import build_model
+    from fbunet_jax.networks import build_network
     from fbunet_jax.training.setup import check_crop
 
     # everything that can be wrong is found before minutes of compiling
-    check_crop(config)
+    check_crop(config, config.model.multiple)
     names = ("classes", "channels", "images", "size", "image_type")
     workload = find_workload(config, fold, DataNumbers(**{name: getattr(arguments, name) for name in names}))
-    build_model(config, classes=workload.classes, channels=workload.channels)
+    build_network(config, classes=workload.classes, channels=workload.channels)
     find_tile(config, arguments.tile)
     for target in targets:
         check_target(config, target, arguments.batches)

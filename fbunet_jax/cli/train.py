@@ -91,9 +91,9 @@ def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
 def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
     """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
     from fbunet_jax.processes import is_first
-    from fbunet_jax.training.loop import train_fold
+    from fbunet_jax.training.loop import train
 
-    result = train_fold(config, fold, out=out, fresh=fresh)
+    result = train(config, fold, out=out, fresh=fresh)
     state = "was finished already" if result.was_finished else "is finished"
     previews = f"  previews     {result.directory.previews}\n" if config.training.previews else ""
     score = 100 * result.best_mean_iou

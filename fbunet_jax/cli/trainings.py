@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from fbunet_jax.cli.options import given_config, parse_several_folds
-from fbunet_jax.config import Config, load_config
+from fbunet_jax.config import CUSTOM, Config, load_config
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.jobs.trainings import Trainings
 from fbunet_jax.runs import all_places
@@ -53,6 +53,8 @@ def check_trainings(arguments: TrainingArguments, base: Config) -> Trainings:
     methods = list(dict.fromkeys(arguments.methods or (config.method,)))
     folds = parse_several_folds(arguments.fold, config.data.folds, "--fold")
     seeds = range(config.seed, config.seed + arguments.seeds)
+    if CUSTOM in methods:
+        raise ConfigError(f"method {CUSTOM!r} stands for a network that a Python program passed: only it can train it.")
     for method in methods:
         replace(config, method=method, seed=seeds[-1])  # raises for one that does not exist
     places = all_places(methods, folds, seeds)

@@ -172,7 +172,7 @@ class _Survey:
             self.faults.append(as_finding(fault))
         before = len(self.warnings)
         for name, image, label in zip(page_names(unit.name, len(images)), images, indices, strict=True):
-            counts = np.bincount(label.ravel(), minlength=256)[: self._classes]
+            counts = np.bincount(label.ravel(), minlength=max(256, self._classes))[: self._classes]
             self.ignored += label.size - int(counts.sum()) if self._classes else 0
             page = "" if name == unit.name else f"page {name.rpartition('/')[2]} "
             self.warnings += _look(image, file, page)

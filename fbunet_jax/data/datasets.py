@@ -1,18 +1,20 @@
 """A data set: images, labels, class names, and the groups that stay together in a fold.
 
-`load_dataset` knows four layouts: the published Drosophila folder, a user's own folder (`fbunet_jax.data.folder`), the
+`load_dataset` reads four layouts: the published Drosophila folder, a user's own folder (`fbunet_jax.data.folder`), the
 raw folder of nnU-Net (`fbunet_jax.data.nnunet`), and procedural tissue (`fbunet_jax.data.synthetic`).
+`Dataset.from_arrays` takes arrays in memory (`fbunet_jax.data.arrays`).
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fbunet_jax.config import DataConfig, Layout
-from fbunet_jax.data.description import read_description
+from fbunet_jax.config import Config, DataConfig, Layout
+from fbunet_jax.data.arrays import Arrays, open_arrays
+from fbunet_jax.data.description import IGNORE, read_description
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.folder import open_folder
 from fbunet_jax.data.nnunet import open_nnunet, read_classes
@@ -20,7 +22,7 @@ from fbunet_jax.data.normalisation import Normalisation, image_percentiles
 from fbunet_jax.data.readers import read_image, read_label
 from fbunet_jax.data.sources import Source, Unit, read_units
 from fbunet_jax.data.synthetic import CLASS_NAMES, synthetic_image
-from fbunet_jax.errors import DataError
+from fbunet_jax.errors import ConfigError, DataError
 
 DROSOPHILA_SECTIONS = 20
 # how the section's number is written in the names of the files of each published folder
@@ -33,6 +35,8 @@ _DROSOPHILA_FILES = {
 }
 _DROSOPHILA_GLIA = 159
 DROSOPHILA_CLASSES = ("cytoplasm", "membrane", "mitochondria", "synapse")
+_LISTED = 3
+"""Faults of arrays that a message names besides the first."""
 _PUBLISHED = (
     "The published set (github.com/unidesigner/groundtruth-drosophila-vnc) has stack1/ with raw/00.tif … 19.tif, "
     "membranes/, mitochondria/ and synapses/ with 00.png … 19.png, and labels/ with labels00000000.png … "
@@ -40,9 +44,19 @@ _PUBLISHED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images; entry i of every tuple but those of the classes belongs to item i."""
+    """Labelled images; entry i of every tuple but those of the classes belongs to item i.
+
+    `load_dataset` reads one from files, `from_arrays` takes arrays in memory; both check what they return.
+
+    >>> from fbunet_jax import Config, load_dataset
+    >>> dataset = load_dataset(Config())
+    >>> dataset.images[0].shape, dataset.images[0].dtype, dataset.labels[0].shape, dataset.labels[0].dtype
+    ((128, 128, 1), dtype('uint8'), (128, 128), dtype('uint8'))
+    >>> dataset.names[:3], dataset.class_names
+    (('00', '01', '02'), ('cytoplasm', 'membrane', 'mitochondria', 'synapse'))
+    """
 
     images: tuple[np.ndarray, ...]
     """[H, W, C] each, of the files' own integer type or float32; one type and one C for all, sizes may differ."""
@@ -60,39 +74,122 @@ class Dataset:
     """[2, C] each: the 1st and the 99th percentile of the image that the item was cut from. None: every item has its
     own, or the normalisation needs none."""
 
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Arrays,
+        labels: Arrays,
+        *,
+        class_names: Sequence[str],
+        groups: Sequence[str | int] | None = None,
+        names: Sequence[str | int] | None = None,
+    ) -> "Dataset":
+        """Make a data set of arrays in memory, after the checks that files have to pass.
+
+        The pixels of the images are not copied where their type can stay: do not change the arrays afterwards.
+
+        >>> import numpy as np
+        >>> from fbunet_jax import Dataset
+        >>> images = np.random.default_rng(0).integers(0, 255, (6, 64, 64), dtype=np.uint8)
+        >>> labels = images > 127
+        >>> dataset = Dataset.from_arrays(images, labels, class_names=["background", "cell"], groups=[0, 0, 1, 1, 2, 2])
+        >>> dataset.images[0].shape, dataset.labels[0].dtype, dataset.names[:3], dataset.groups[:3]
+        ((64, 64, 1), dtype('uint8'), ('000', '001', '002'), ('0', '0', '1'))
+
+        Args:
+          images: a sequence of ``[H, W]`` or ``[H, W, C]`` arrays whose sizes may differ, or one array ``[N, H, W]`` or
+            ``[N, H, W, C]``, of NumPy, JAX, or whatever `numpy.asarray` takes. Integers of 8, 16 and 32 bits and
+            float32 stay; bool becomes uint8, float16 and float64 become float32; other types are refused. All images
+            have the same type and the same C.
+          labels: a sequence of ``[H, W]`` arrays, or one array ``[N, H, W]``, of bool or any integer type: class index
+            0 to K-1, 255 = ignored: no loss, no metric. A last axis of length 1 is dropped.
+          class_names: the K names in the order of the class indices, 2 to 255; every class occurs in some label.
+          groups: the group of each image, which stays in one part of a fold, such as the animal or the slide; text or
+            whole numbers, which become text. By default, every image is a group of its own.
+          names: unique names of the images, text or whole numbers; "000", "001", … by default. Folds are made of the
+            groups in natural order ("2" before "10").
+
+        Returns:
+          The data set, in the order of the arrays.
+
+        Raises:
+          DataError: the arrays cannot be used. The message names the first fault and its place, such as
+            ``labels[3]``, what was expected and what to do, and up to three of the other faults.
+        """
+        faults: list[DataError] = []
+        dataset = _read(open_arrays(images, labels, class_names, groups, names), faults.append)
+        if faults:
+            raise _together(faults)
+        return dataset
+
     def affine(self, item: int, normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray]:
         """Return scale and shift [C] float32 of an item, see `Normalisation.affine`."""
         return normalisation.affine(self.images[item], None if self.percentiles is None else self.percentiles[item])
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: Config | DataConfig) -> Dataset:
     """Read the data set that the settings describe, cut it into tiles, and list its views.
 
+    >>> from fbunet_jax import load_config, load_dataset
+    >>> dataset = load_dataset(load_config("quickstart", data={"synthetic_images": 3, "cut": 64}))
+    >>> len(dataset.images), dataset.images[0].shape, dataset.names[:2], dataset.groups[:2]
+    (12, (64, 64, 1), ('00/r0c0', '00/r0c1'), ('00', '00'))
+
     Args:
-      config: the settings; ``cut`` and ``views`` apply to every layout.
+      config: the settings, or their part ``data``; ``cut`` and ``views`` apply to every layout.
+
+    Returns:
+      Images ``[H, W, C]`` of the files' own integer type or float32, labels ``[H, W]`` uint8 (class index, 255 =
+      ignored), names, groups and class names; items are in the order of the files' names.
 
     Raises:
       DataError: a file or folder is missing or cannot be used, or the images cannot be cut as wished.
+      ConfigError: the argument is not the settings.
     """
+    if isinstance(config, Config):
+        config = config.data
+    if not isinstance(config, DataConfig):
+        raise ConfigError(
+            f"load_dataset takes a Config or its part data, not {type(config).__name__}. To read a folder, pass "
+            'DataConfig(layout="folder", root=...); for arrays in memory, use Dataset.from_arrays.'
+        )
     source = open_source(config)
     if others := len(source.faults[1:]):
-        more = f"There are {others} more faults" if others > 1 else "There is 1 more fault"
-        raise DataError(f"{source.faults[0]} {more}; fbunet check lists all.")
-    names, groups, images, labels = [], [], [], []
-    for unit, pages, _, indices in read_units(source, _raise):
-        names += page_names(unit.name, len(pages))
-        groups += [unit.group] * len(pages)
-        images += list(pages)
-        labels += list(indices)
-    classes = source.classes
-    values = tuple(classes.values())
-    dataset = Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values)
+        raise DataError(f"{source.faults[0]} {_more(others)}; fbunet check lists all.")
+    dataset = _read(source, _raise)
     if config.cut:
         tiles = _cut(dataset, config.cut)
         if config.normalisation == "percentile" and config.percentiles_of == "image":
             tiles = replace(tiles, percentiles=_percentiles_of_tiles(dataset, config.cut))
         dataset = tiles
     return _dihedral_views(dataset) if config.views == "dihedral" else dataset
+
+
+def check_dataset_type(dataset: object) -> None:
+    """Raise a DataError unless this is a data set."""
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"dataset is of type {type(dataset).__name__}: expected a Dataset, such as "
+            "Dataset.from_arrays(images, labels, class_names=[...]) or load_dataset(config) returns."
+        )
+    parts = {name: getattr(dataset, name) for name in ("images", "labels", "names", "groups")}
+    if len({len(part) for part in parts.values()}) > 1:
+        counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+        raise DataError(f"dataset has {counts}; expected as many of each. Dataset.from_arrays checks what it is given.")
+    for place, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
+        if image.ndim != 3 or image.shape[:2] != label.shape or label.dtype != np.uint8:
+            raise DataError(
+                f"dataset.images[{place}] has the shape {image.shape} and dataset.labels[{place}] the shape "
+                f"{label.shape} and the type {label.dtype}; expected [H, W, C], and [H, W] uint8. Dataset.from_arrays "
+                "makes them of other arrays."
+            )
+        if ((label >= len(dataset.class_names)) & (label != IGNORE)).any():
+            raise DataError(
+                f"dataset.labels[{place}] holds {label[label != IGNORE].max()}; expected a class index below "
+                f"{len(dataset.class_names)}, or 255 where a pixel is ignored."
+            )
+    if not all(isinstance(each, str) for each in (*dataset.names, *dataset.groups)):
+        raise DataError("dataset has names or groups that are not text. Dataset.from_arrays takes numbers too.")
 
 
 def open_source(config: DataConfig) -> Source:
@@ -106,6 +203,7 @@ def open_source(config: DataConfig) -> Source:
         "drosophila-vnc": _open_drosophila,
         "folder": open_folder,
         "nnunet": open_nnunet,
+        "arrays": _refuse_arrays,
     }
     return openers[config.layout](config)
 
@@ -118,6 +216,8 @@ def described_classes(config: DataConfig) -> Mapping[str, int]:
     Raises:
       DataError: the description cannot be read, or contradicts the settings.
     """
+    if config.layout == "arrays":
+        return {}
     if config.layout not in ("folder", "nnunet"):
         return _in_order(CLASS_NAMES if config.layout == "synthetic" else DROSOPHILA_CLASSES)
     if config.classes:
@@ -140,8 +240,37 @@ def page_names(name: str, pages: int) -> list[str]:
     return [name] if pages == 1 else [f"{name}/z{page:03d}" for page in range(pages)]
 
 
+def _read(source: Source, report: Callable[[DataError], None]) -> Dataset:
+    """Return the units that can be read as items, whole; every fault is reported."""
+    names, groups, images, labels = [], [], [], []
+    for unit, pages, _, indices in read_units(source, report):
+        names += page_names(unit.name, len(pages))
+        groups += [unit.group] * len(pages)
+        images += list(pages)
+        labels += list(indices)
+    classes = source.classes
+    values = tuple(classes.values())
+    return Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values)
+
+
 def _raise(fault: DataError) -> None:
     raise fault
+
+
+def _together(faults: Sequence[DataError]) -> DataError:
+    """Return the first fault, with the number of the others and what some of them are."""
+    # whether a class is absent is not known while labels are missing
+    faults = [each for each in faults if not isinstance(each, Fault) or each.kind != "class-absent"] or faults
+    first, *others = faults
+    if not others:
+        return first
+    listed = [f"{each.file} {each.found}".strip() if isinstance(each, Fault) else str(each) for each in others]
+    shown = f"; the first {_LISTED} of them" if len(others) > _LISTED else ""
+    return DataError(f"{first} {_more(len(others))}{shown}: {' '.join(listed[:_LISTED])}")
+
+
+def _more(others: int) -> str:
+    return f"There are {others} more faults" if others > 1 else "There is 1 more fault"
 
 
 def _with_items(dataset: Dataset, items: Iterable[tuple[str, str, np.ndarray, np.ndarray]]) -> Dataset:
@@ -163,6 +292,13 @@ def _open_synthetic(config: DataConfig) -> Source:
 
     names = [f"{index:02d}" for index in range(config.synthetic_images)]
     return Source(tuple(Unit(name, name) for name in names), read, _in_order(CLASS_NAMES))
+
+
+def _refuse_arrays(config: DataConfig) -> Source:
+    raise DataError(
+        f'data.layout = "{config.layout}": the data were arrays passed from Python, so they cannot be read from the '
+        "settings. Pass them again from Python, as dataset=, or set the layout and the root of a data set in files."
+    )
 
 
 def _open_drosophila(config: DataConfig) -> Source:

@@ -87,9 +87,9 @@ def as_toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def class_faults(description: Description) -> list[Fault]:
-    """Return what is wrong with a table of classes that is not empty."""
-    classes, table = description.classes, f"classes = {as_toml(description.classes)}"
+def class_faults(description: Description, table: str = "") -> list[Fault]:
+    """Return what is wrong with a table of classes that is not empty; messages show it in TOML, or as given."""
+    classes, table = description.classes, table or f"classes = {as_toml(description.classes)}"
     faults = []
     if len(classes) < 2 or len(classes) > IGNORE:
         found = f"{table}: expected from 2 to {IGNORE} classes."

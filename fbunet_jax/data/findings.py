@@ -20,6 +20,9 @@ EXPECTED = {
     "missing-label": "Every image has a label of the same name.",
     "missing-image": "Every label has an image of the same name.",
     "missing-channel": "Every case has all channels that dataset.json names.",
+    # arrays
+    "array": "An image is an array of numbers, [H, W] or [H, W, C], and its label one of [H, W].",
+    "item-name": "Names and groups are text that can be printed, or whole numbers, one for each image.",
     # images
     "pair-size": "An image and its label have the same pages, height and width.",
     "channel-size": "The channel files of a case have the same size and type.",
@@ -78,6 +81,10 @@ class Fault(DataError):
     def __init__(self, kind: str, file: Path | str, found: str, remedy: str) -> None:
         super().__init__(" ".join(part for part in (str(file), found, remedy) if part))
         self.kind, self.file, self.found, self.remedy = kind, str(file), found, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """Make it again in another process."""
+        return Fault, (self.kind, self.file, self.found, self.remedy)
 
 
 @dataclass(frozen=True)

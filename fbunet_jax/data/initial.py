@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fbunet_jax.data.description import as_toml
 from fbunet_jax.data.proposals import ClassProposal, group_patterns
+from fbunet_jax.models.methods import fits_replace
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def plain_name(root: Path) -> str:
 
 def feedback_mode(channels: int, classes: int) -> str:
     """Return the feedback that takes images of this many channels: the paper's, or "concat"."""
-    return "replace" if channels in (0, 1, classes) or not classes else "concat"
+    return "replace" if not channels or not classes or fits_replace(channels, classes) else "concat"
 
 
 def dataset_toml(facts: Facts) -> str:

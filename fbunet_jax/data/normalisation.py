@@ -85,7 +85,7 @@ def read_normalisation(path: Path, channels: int) -> Normalisation:
     if not fits or any(isinstance(value, bool) or abs(value) > _LARGEST for value in (*mean, *deviation)):
         raise RunError(
             f"{path} is damaged: expected mean and deviation of {expected} channels for {found['kind']!r}. Copy it "
-            "again if the run is a copy, or train the fold again with --fresh."
+            "again if the run is a copy, or train the fold again (fresh)."
         )
     return Normalisation(found["kind"], tuple(mean), tuple(deviation))
 

@@ -1,4 +1,4 @@
-"""What the pixels of a file must be, whatever its format: not too many, finite, of a type that is supported, opaque."""
+"""What the pixels of an image or a label must be, wherever it comes from: their number, type, values and channels."""
 
 import math
 from pathlib import Path
@@ -10,6 +10,7 @@ from fbunet_jax.data.findings import Fault
 MAXIMUM_PIXELS = 2**31
 """Values in one file; more is taken for a damaged or malicious header and refused before memory is taken."""
 
+_SIZE_REMEDY = "Cut it into smaller files, or export it again if the size is wrong."
 _SMALL_BYTES = 2**29
 _MOST_EXPANSION = 600
 """Decoded bytes for one byte of a file above `_SMALL_BYTES`: 1032 are the most with deflate, labels have 50 to 400."""
@@ -23,24 +24,25 @@ def check_size(path: Path, shape: tuple[int, ...], itemsize: int = 1) -> None:
       shape: of the values.
       itemsize: bytes of one value.
     """
-    values, size = math.prod(shape), path.stat().st_size
     declared = f"declares the size {' x '.join(map(str, shape))}"
-    if values < 1:
-        raise Fault("damaged-file", path, f"{declared}: it holds no pixel.", "Copy or export it again.")
-    if values > MAXIMUM_PIXELS:
-        raise Fault(
-            "file-size",
-            path,
-            f"{declared}, more than {MAXIMUM_PIXELS} values.",
-            "Cut it into smaller files, or export it again if the size is wrong.",
-        )
+    check_count(path, shape, declared)
+    values, size = math.prod(shape), path.stat().st_size
     if values * itemsize > max(_SMALL_BYTES, _MOST_EXPANSION * size):
         raise Fault(
             "file-size",
             path,
             f"{declared}, {values * itemsize:,} bytes, and is itself only {size:,} bytes long: it is empty or damaged.",
-            "Cut it into smaller files, or export it again if the size is wrong.",
+            _SIZE_REMEDY,
         )
+
+
+def check_count(path: Path, shape: tuple[int, ...], declared: str) -> None:
+    """Refuse a shape without a value, or with more than `MAXIMUM_PIXELS`; ``declared`` says it in the message."""
+    values = math.prod(shape)
+    if values < 1:
+        raise Fault("damaged-file", path, f"{declared}: it holds no pixel.", "Copy or export it again.")
+    if values > MAXIMUM_PIXELS:
+        raise Fault("file-size", path, f"{declared}, more than {MAXIMUM_PIXELS} values.", _SIZE_REMEDY)
 
 
 def intensities(path: Path, array: np.ndarray) -> np.ndarray:
@@ -71,6 +73,31 @@ def intensities(path: Path, array: np.ndarray) -> np.ndarray:
                 "Replace them before training, for example in Fiji with Process > Math > NaN Background or Macro.",
             )
     return array
+
+
+def label_values(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return the decoded values ``[pages, H, W, C]`` of a label as ``[pages, H, W]``; the path is for the message.
+
+    Raises:
+      DataError: there are several channels, or the values are not whole numbers.
+    """
+    if array.shape[-1] != 1:
+        raise Fault(
+            "label-colours",
+            path,
+            f"has {array.shape[-1]} channels (colours?), but a label image has one: the class of each pixel.",
+            "Save it as one grey channel with one value per class.",
+        )
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise Fault(
+            "label-type",
+            path,
+            f"holds values of type {array.dtype}, but a label image holds whole numbers.",
+            "Save it as 8-bit or 16-bit integers.",
+        )
+    return array[..., 0]
 
 
 def drop_opaque_alpha(path: Path, array: np.ndarray) -> np.ndarray:

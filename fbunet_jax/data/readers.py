@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from fbunet_jax.data.findings import Fault
-from fbunet_jax.data.pixels import check_size, drop_opaque_alpha, intensities
+from fbunet_jax.data.pixels import check_size, drop_opaque_alpha, intensities, label_values
 from fbunet_jax.data.tiff import CHANNEL_AXES, arrange, checked_tiff, has_alpha
 from fbunet_jax.errors import DataError
 
@@ -75,24 +75,7 @@ def read_label(path: Path, axes: str = "") -> np.ndarray:
     """
     path = Path(path)
     page_axes = "".join(axis for axis in axes.upper() if axis not in CHANNEL_AXES)
-    array = _read(path, page_axes, LABEL_SUFFIXES, _read_png_indices, what="label")
-    if array.shape[-1] != 1:
-        raise Fault(
-            "label-colours",
-            path,
-            f"has {array.shape[-1]} channels (colours?), but a label image has one: the class of each pixel.",
-            "Save it as one grey channel with one value per class.",
-        )
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
-    if array.dtype.kind not in "iu":
-        raise Fault(
-            "label-type",
-            path,
-            f"holds values of type {array.dtype}, but a label image holds whole numbers.",
-            "Save it as 8-bit or 16-bit integers.",
-        )
-    return array[..., 0]
+    return label_values(path, _read(path, page_axes, LABEL_SUFFIXES, _read_png_indices, what="label"))
 
 
 def read_colours(path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ no fault in can be loaded.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,8 @@ class Source:
       axes: the letters given for files with more than two dimensions.
       labels: the folder of the label files, for messages.
       faults: what is wrong before any unit is read.
+      table: how messages show the classes; empty: in TOML.
+      remedies: by kind of fault, what replaces a remedy that makes sense for files only.
     """
 
     units: tuple[Unit, ...]
@@ -59,6 +61,14 @@ class Source:
     axes: str = ""
     labels: Path | str = ""
     faults: tuple[Fault, ...] = ()
+    table: str = ""
+    remedies: Mapping[str, str] = field(default_factory=dict)
+
+    def reworded(self, error: DataError) -> DataError:
+        """Return a fault with this source's own remedy for its kind, if there is one."""
+        if not isinstance(error, Fault) or error.kind not in self.remedies:
+            return error
+        return Fault(error.kind, error.file, error.found, self.remedies[error.kind])
 
 
 def read_units(
@@ -78,7 +88,7 @@ def read_units(
       is ignored (also a value that is no class, which is reported at the end).
     """
     for fault in source.faults:
-        report(fault)
+        report(source.reworded(fault))
     kinds: dict[Unit, str] = {}
     values: Counter[int] = Counter()
     files: dict[str, Counter[int]] = {}
@@ -87,7 +97,7 @@ def read_units(
         try:
             images, labels = source.read(unit)
         except DataError as error:
-            report(error)
+            report(source.reworded(error))
             continue
         kinds[unit] = f"{images.shape[-1]} channel(s) of {images.dtype}"
         here = value_counts(labels)
@@ -96,7 +106,7 @@ def read_units(
             files[str(unit.files[-1])] = here
         yield unit, images, labels, class_indices(labels, source.classes)
     for fault in (*_kind_faults(kinds), *_value_faults(source, values, files)):
-        report(fault)
+        report(source.reworded(fault))
 
 
 def value_counts(labels: NDArray) -> Counter[int]:
@@ -111,16 +121,17 @@ def value_counts(labels: NDArray) -> Counter[int]:
 
 
 def class_indices(labels: NDArray, classes: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Return the class index of every stored value; values of no class become 255."""
+    """Return the class index of every stored value; values of no class become 255, and so do classes above 254."""
+    values = list(classes.values())[:IGNORE]  # more of them are a fault that is reported elsewhere
     if labels.dtype in (np.uint8, np.uint16):
         # one look-up a pixel, however many classes there are
         table = np.full(np.iinfo(labels.dtype).max + 1, IGNORE, dtype=np.uint8)
-        for index, value in enumerate(classes.values()):
+        for index, value in enumerate(values):
             if 0 <= value < len(table):
                 table[value] = index
         return table[labels]
     indices = np.full(labels.shape, IGNORE, dtype=np.uint8)
-    for index, value in enumerate(classes.values()):
+    for index, value in enumerate(values):
         indices[labels == value] = index
     return indices
 
@@ -128,11 +139,13 @@ def class_indices(labels: NDArray, classes: Mapping[str, int]) -> NDArray[np.uin
 def check_pair(image_file: Path, images: NDArray, label_file: Path, labels: NDArray) -> None:
     """Raise a Fault unless an image `[pages, H, W, C]` and its label `[pages, H, W]` have the same size."""
     if images.shape[:3] != labels.shape:
-        sizes = [" x ".join(map(str, shape)) for shape in (images.shape[:3], labels.shape)]
+        # a single page needs no word
+        first, axes = (1, "height x width") if len(images) == len(labels) == 1 else (0, "pages x height x width")
+        sizes = [" x ".join(map(str, shape[first:])) for shape in (images.shape[:3], labels.shape)]
         raise Fault(
             "pair-size",
             image_file,
-            f"has {sizes[0]} pixels (pages x height x width), but its label {label_file} has {sizes[1]}.",
+            f"has {sizes[0]} pixels ({axes}), but its label {label_file} has {sizes[1]}.",
             "Both must agree.",
         )
 
@@ -159,23 +172,27 @@ def _value_faults(source: Source, values: Counter[int], files: Mapping[str, Coun
     classes = source.classes
     if not classes or not values:
         return
-    table = f"classes = {as_toml(classes)}"
+    table = source.table or f"classes = {as_toml(classes)}"
     unknown = Counter({v: n for v, n in values.items() if v not in {*classes.values(), source.ignore_value}})
     absent = [name for name, value in classes.items() if value not in values]
-    if not unknown:
+    if not unknown and not _all_masks(classes, values):
         if absent:
+            setting = "" if source.table else f" (ignore_value = {source.ignore_value})"
             yield Fault(
                 "class-absent",
                 source.labels,
-                f"holds the values {sorted(values)}, so nothing could be learnt about {', '.join(absent)} of {table} "
-                f"(ignore_value = {source.ignore_value}).",
+                f"holds the values {sorted(values)}, so nothing could be learnt about {', '.join(absent)} of {table}"
+                f"{setting}.",
                 "Mend the values in classes, or take out what is not in the images.",
             )
         return
     kind, remedy = _explain(classes, values, unknown, sum(files.values(), Counter()))
+    if not unknown:
+        yield Fault(kind, source.labels, "holds only the values 0 and 255, and 255 is ignored.", remedy)
+        return
     where = next(iter(files)) if len(files) == 1 else source.labels
     listed = list(files)
-    shown = "" if len(files) == 1 else f" ({len(files)} files: {', '.join(Path(each).name for each in listed[:4])}"
+    shown = "" if len(files) == 1 else f" ({len(files)} labels: {', '.join(Path(each).name for each in listed[:4])}"
     shown += f" and {len(listed) - 4} more)" if listed[4:] else ")" if shown else ""
     yield Fault(kind, where, f"holds values that {table} does not know{shown}: {counted(unknown)}.", remedy)
 
@@ -184,13 +201,14 @@ def _explain(
     classes: Mapping[str, int], values: Counter[int], unknown: Counter[int], affected: Counter[int]
 ) -> tuple[str, str]:
     """Return the kind of a fault and its remedy, by what the values look like: all, the unknown, and their files'."""
-    if set(values) == {0, 255} and list(classes.values()) == list(range(len(classes))):
+    if _all_masks(classes, values):
         proposal = dict(zip(list(classes)[:2], (0, 255), strict=True))
-        return "label-mask", f"The files are 0/255 masks, as Fiji writes them. Set classes = {as_toml(proposal)}."
-    masked = affected[0] + affected[255]
-    # a label of numbered objects may hold 255 too, but no object has so large a share of them
-    if unknown[255] > _MASK_SHARE * (affected.total() - affected[0]):
-        edges = affected.total() - masked
+        ignored = "" if unknown else " without ignore_value"
+        return "label-mask", (
+            f"The files are 0/255 masks, as Fiji writes them. Set classes = {as_toml(proposal)}{ignored}."
+        )
+    if _some_masks(classes, unknown, affected):
+        edges = affected.total() - affected[0] - affected[255]
         smoothed = f", with {edges} pixels of smoothed edges" if edges else ""
         return "label-mask", (
             f"That looks like a 0/255 mask{smoothed} among labels with other values. Export it again with the values "
@@ -211,6 +229,22 @@ def _explain(
         )
     hint = " 255 often marks unlabelled pixels." if set(unknown) == {255} else ""
     return "label-values", f"Add each to classes, or set ignore_value for pixels without a class.{hint}"
+
+
+def _all_masks(classes: Mapping[str, int], values: Counter[int]) -> bool:
+    """Return whether all labels are 0/255 masks, though the classes are numbered from 0."""
+    return set(values) == {0, 255} and list(classes.values()) == list(range(len(classes)))
+
+
+def _some_masks(classes: Mapping[str, int], unknown: Counter[int], affected: Counter[int]) -> bool:
+    """Return whether the labels with unknown values are 0/255 masks, though 255 is unknown or ignored."""
+    objects = affected.total() - affected[0]
+    # a label of numbered objects may hold 255 too, but no object has so large a share of them
+    if 255 in classes.values() or affected[255] <= _MASK_SHARE * objects:
+        return False
+    # ignored pixels are a mask's if its smoothed edges are there, and hardly a pixel of any class
+    shown = sum(affected[value] for value in classes.values() if value)
+    return unknown[255] > 0 or (len(unknown) >= _EDGE_VALUES and shown < _EDGE_SHARE * objects)
 
 
 def counted(values: Counter[int]) -> str:

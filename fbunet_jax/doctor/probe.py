@@ -32,7 +32,7 @@ def step() -> dict[str, Any]:
     import jax
 
     from fbunet_jax.config import load_config
-    from fbunet_jax.training.loop import train_fold
+    from fbunet_jax.training.loop import train
 
     config = load_config(
         "quickstart",
@@ -42,7 +42,7 @@ def step() -> dict[str, Any]:
     )
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fbunet-doctor-") as folder:
-        train_fold(config, 0, out=Path(folder) / "run", stream=io.StringIO())
+        train(config, 0, out=Path(folder) / "run", stream=io.StringIO())
     return {"seconds": time.perf_counter() - began}
 
 

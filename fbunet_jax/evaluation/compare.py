@@ -123,8 +123,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """Return what to call each run: its method, or its path where two have the same."""
-    methods = [run.read_config().method for run in runs]
+    """Return what to call each run: its method or network, or its path where two have the same."""
+    methods = [run.label() for run in runs]
     names = methods if len(set(methods)) == len(methods) else [run.path.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
 

@@ -1,16 +1,18 @@
 """Evaluate the folds of a run on their test (or validation) parts, and pool them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
+from flax import linen as nn
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import best_step, trained_folds
 from fbunet_jax.config import items_are_tiles
-from fbunet_jax.errors import RunError
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
@@ -62,6 +64,9 @@ def evaluate(
     root: str = "",
     tta: bool = False,
     whole: bool = False,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    report: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Segment one part of every fold with its best checkpoint and compare with the truth.
@@ -74,6 +79,9 @@ def evaluate(
       tta: average the probabilities over the 8 dihedral views of each tile. Such an evaluation is kept apart from the
         others: its split, and the names of its files, end with ``-tta``.
       whole: evaluate the images as they were before `data.cut`; likewise kept apart, as ``-whole``.
+      dataset: the data set, if one was passed to `train`: the same again.
+      model: the network, likewise.
+      report: also write report.html, the page with the numbers and pictures; not with `tta` or `whole`.
       tell: called with a line about each fold.
 
     Returns:
@@ -81,20 +89,35 @@ def evaluate(
       deviation over folds. Also written, per fold and for the run.
 
     Raises:
-      RunError: nothing is trained, a fold is missing, or the data are not those of the run.
+      ConfigError: arguments that do not go together.
+      RunError: nothing is trained, a fold is missing, or the data or the network are not those of the run.
+
+    Example:
+      >>> from fbunet_jax import evaluate
+      >>> evaluation = evaluate("runs/quickstart/unet")
+      >>> evaluation["class_names"]
+      ['cytoplasm', 'membrane', 'mitochondria', 'synapse']
+      >>> len(evaluation["mean"]["iou"]), [fold["fold"] for fold in evaluation["folds"]]
+      (4, [0])
     """
     opened = Run(Path(run))
     opened.read_config()  # whether it is a run at all
-    wanted = list(folds) if folds is not None else trained_folds(opened)
+    if folds is not None and not isinstance(folds, Iterable):
+        raise ConfigError(f"folds = {folds!r}: expected a list of their numbers, such as [0].")
+    if split not in ("test", "validation"):
+        raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
+    if report and (tta or whole):
+        raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
+    wanted = [int(fold) for fold in folds] if folds is not None else trained_folds(opened)
     if not wanted:
         raise RunError(
-            f"{run} has no trained fold. Train one first, or go on with it: "
-            f"python train.py --config {opened.config} --fold 0 --out {run}"
+            f"{run} has no trained fold. Train one first, or resume its training; {opened.config} has its settings."
         )
-    config, dataset = load_run_data(opened, root, whole=whole)
+    passed = dataset
+    config, dataset = load_run_data(opened, root, whole=whole, dataset=passed)
     name = split + "-whole" * whole + "-tta" * tta
     for fold in wanted:
-        segmentation = FoldSegmentation(opened, config, dataset, fold, tta=tta)
+        segmentation = FoldSegmentation(opened, config, dataset, fold, tta=tta, model=model)
         items = count_items(segmentation, dataset, part_items(config, opened, dataset, fold)[split])
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
         entry |= {"tile": segmentation.tiling.tile, "overlap": segmentation.tiling.overlap}
@@ -103,6 +126,10 @@ def evaluate(
         tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {_percent(entry['mean_iou'])} %")
     pooled = pool(dataset.class_names, name, present_entries(opened, name))
     write_atomically(opened.evaluation(name), json.dumps(pooled, indent=1) + "\n")
+    if report:
+        from fbunet_jax.evaluation.report import write_report  # which evaluates what is missing
+
+        write_report([run], split=split, root=root, dataset=passed, model=model)
     return pooled
 
 

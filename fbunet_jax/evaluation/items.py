@@ -93,7 +93,7 @@ def _check(counts: ItemCounts) -> None:
 
 def count_items(segmentation: FoldSegmentation, dataset: Dataset, items: NDArray[np.intp]) -> ItemCounts:
     """Segment items with a fold's network and count their pixels."""
-    classes, rounds = len(dataset.class_names), segmentation.trained.model.rounds
+    classes, rounds = len(dataset.class_names), segmentation.trained.rounds
     confusion = np.zeros((len(items), rounds, classes, classes), np.int64)
     moves = np.zeros((len(items), classes, classes, classes), np.int64)
     for position, item in enumerate(items):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from flax import linen as nn
 
 from fbunet_jax.checkpoints.trained import trained_folds
 from fbunet_jax.config import Config, to_toml
@@ -38,6 +39,7 @@ class _ReportedRun:
     config: Config
     dataset: Dataset
     folds: list[ItemCounts]
+    model: nn.Module | None = None
 
     def __post_init__(self) -> None:
         self._networks: dict[int, FoldSegmentation] = {}
@@ -45,7 +47,7 @@ class _ReportedRun:
     def network(self, fold: int) -> FoldSegmentation:
         """Return the network of a fold, restored once."""
         if fold not in self._networks:
-            self._networks[fold] = FoldSegmentation(self.run, self.config, self.dataset, fold)
+            self._networks[fold] = FoldSegmentation(self.run, self.config, self.dataset, fold, model=self.model)
         return self._networks[fold]
 
     def segment(self, shown: Sequence[Shown]) -> dict[str, Segmented]:
@@ -71,6 +73,8 @@ def write_report(
     split: str = "test",
     root: str = "",
     out: str | Path | None = None,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the report of a run; further runs of the same data and folds are shown beside it.
@@ -82,6 +86,8 @@ def write_report(
       split: ``"test"`` or ``"validation"``.
       root: folder of the data set, where it is no longer where the runs found it.
       out: the file; report.html in the first run by default.
+      dataset: the data set, if one was passed to the trainings: the same again.
+      model: the network, if one was passed to one of the trainings: the same again.
       tell: called with a line about each fold that is evaluated.
 
     Returns:
@@ -92,15 +98,17 @@ def write_report(
     """
     opened = [Run(Path(run).expanduser()) for run in runs]
     check_comparable(opened)
-    config, dataset = load_run_data(opened[0], root)
+    passed = dataset
+    config, dataset = load_run_data(opened[0], root, dataset=passed)
     reported = []
     for run, name in zip(opened, run_names(opened), strict=True):
+        network = model if run.read_passed().model or len(opened) == 1 else None
         known = {counts.fold for counts in present_items(run, split)}
         missing = [fold for fold in trained_folds(run) if fold not in known]
         if missing or not known:
-            evaluate(run.path, missing or None, split=split, root=root, tell=tell)
+            evaluate(run.path, missing or None, split=split, root=root, dataset=passed, model=network, tell=tell)
         own = config if run is opened[0] else run.read_config()
-        reported.append(_ReportedRun(run, name, own, dataset, present_items(run, split)))
+        reported.append(_ReportedRun(run, name, own, dataset, present_items(run, split), network))
     page = _render(_content(reported, split))
     file = Path(out).expanduser() if out else opened[0].report(split)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +124,10 @@ def _content(reported: Sequence[_ReportedRun], split: str) -> dict[str, Any]:
     comparison = compare([each.run.path for each in reported], split=split) if several else None
     colours = [f"rgb({red}, {green}, {blue})" for red, green, blue in class_colours(len(names)).tolist()]
     evaluated = [counts.fold for counts in first.folds]
+    is_passed = bool(first.run.read_passed().dataset)
     return {
-        "title": f"{first.config.method} on {first.config.name}",
-        "description": METHODS[first.config.method].description,
+        "title": f"{first.run.label()} on {'arrays in memory' if is_passed else first.config.name}",
+        "description": _description(first),
         "run": str(first.run.path),
         "split": split,
         "cut": first.config.data.cut,
@@ -139,6 +148,14 @@ def _content(reported: Sequence[_ReportedRun], split: str) -> dict[str, Any]:
         "methods": _methods_side_by_side(reported, comparison.folds[0]) if comparison else [],
         "features": _features(reported, comparison.folds[0] if comparison else evaluated[0]),
     }
+
+
+def _description(reported: _ReportedRun) -> str:
+    """Say what the network is, and what a program passed instead of the settings."""
+    passed = reported.run.read_passed()
+    described = METHODS[reported.config.method].description if not passed.model else f"The network {passed.model}"
+    others = [f"{name} {getattr(passed, name)}" for name in ("dataset", "loss") if getattr(passed, name)]
+    return described + (f"; passed by a program: {', '.join(others)}" if others else "")
 
 
 def _notices(reported: _ReportedRun, split: str) -> list[str]:
@@ -225,7 +242,7 @@ def _methods_side_by_side(reported: Sequence[_ReportedRun], fold: int) -> list[d
 
 def _features(reported: Sequence[_ReportedRun], fold: int) -> dict[str, Any] | None:
     """Return the first layer's summed features in the last round, of every run with feedback (Fig. 8)."""
-    with_rounds = [each for each in reported if each.rounds > 1]
+    with_rounds = [each for each in reported if each.rounds > 1 and each.network(fold).has_features]
     ranked = pictures.rank([counts for counts in reported[0].folds if counts.fold == fold])
     if not with_rounds or not ranked:
         return None

@@ -1,53 +1,68 @@
 """The trained network of one fold over images of its data set: what the numbers and the report's pictures come from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
-from fbunet_jax.data.datasets import Dataset, load_dataset
+from fbunet_jax.data.datasets import Dataset, check_dataset_type, load_dataset
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
 from fbunet_jax.runs import Run
-from fbunet_jax.training.setup import describe
+from fbunet_jax.training.setup import describe, passed_fingerprint
 
 
-def load_run_data(run: Run, root: str = "", *, whole: bool = False) -> tuple[Config, Dataset]:
+def load_run_data(
+    run: Run, root: str = "", *, whole: bool = False, dataset: Dataset | None = None
+) -> tuple[Config, Dataset]:
     """Return the settings of a run and the data set that it was trained with.
 
     Args:
       run: the run.
       root: folder of the data set, where it is no longer where the run found it.
       whole: return the images as they were before `data.cut`, and settings without it.
+      dataset: the data set, if a program passed one to the training: the same again.
 
     Raises:
       UserError: the folder is no run, or the data cannot be read or are not those of the run.
     """
     config = run.read_config()
+    if dataset is not None or run.read_passed().dataset:
+        if dataset is not None:
+            check_dataset_type(dataset)
+        given = "" if dataset is None else passed_fingerprint(dataset)
+        run.read_passed().check("dataset", given, str(run.path), resumes=False)
+        assert dataset is not None
+        if root:
+            raise ConfigError(f"root = {root!r}: the data set is passed, so no folder is read. Leave root out.")
+        if whole:
+            raise ConfigError(f"whole: the images of {run.path} were passed as they are; leave the option out.")
+        return config, dataset
     if root:
         config = replace(config, data=replace(config.data, root=root))
     try:
         dataset = load_dataset(config.data)
     except DataError as error:
-        raise DataError(f"{error} If the data set has moved, give its folder with --data-root.") from error
+        raise DataError(f"{error} If the data set has moved, give its folder (root).") from error
     if describe(dataset)["fingerprint"] != run.read_dataset()["fingerprint"]:
         raise RunError(
             f"The images in {config.data.root or 'the synthetic data set'} are not those that {run.path} was trained "
-            "with. Give the folder of the same data set with --data-root."
+            "with. Give the folder of the same data set (root)."
         )
     if whole:
         if not config.data.cut:
-            raise ConfigError(f"--whole: the images of {run.path} are not cut (data.cut = 0); leave the option out.")
+            raise ConfigError(f"whole: the images of {run.path} are not cut (data.cut = 0); leave the option out.")
         config = replace(config, data=replace(config.data, cut=0))
         dataset = load_dataset(config.data)
     return config, dataset
@@ -56,17 +71,31 @@ def load_run_data(run: Run, root: str = "", *, whole: bool = False) -> tuple[Con
 class FoldSegmentation:
     """The best checkpoint of one fold, which segments items of the run's data set as prediction does."""
 
-    def __init__(self, run: Run, config: Config, dataset: Dataset, fold: int, *, tta: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        config: Config,
+        dataset: Dataset,
+        fold: int,
+        *,
+        tta: bool = False,
+        model: nn.Module | None = None,
+    ) -> None:
         """Restore the fold; with `tta` the probabilities of the 8 dihedral views of each tile are averaged.
 
         Raises:
           RunError: the fold has no checkpoint, or it cannot be read.
         """
-        self.trained = load_trained_fold(run, fold)
+        self.trained = load_trained_fold(run, fold, model)
         self.dataset = dataset
         self.tile = config.data.crop
         self._predictor = Predictor([self.trained], dataset.images[0].shape[-1])
         self._tiles = Tiles(tta=tta)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the network's layers are known by name."""
+        return isinstance(self.trained.model, FeedbackUNet)
 
     @property
     def tiling(self) -> Tiling:
@@ -95,10 +124,10 @@ class FoldSegmentation:
         # the network takes multiples of its unit only: smaller images are mirrored
         margins = ((0, self.tile - height), (0, self.tile - width), (0, 0))
         inputs = np.pad(image.astype(np.float32) * scale + shift, margins, mode="reflect")
-        features = _first_features(self.trained.model, self.trained.variables, jnp.asarray(inputs[None]))
+        features = self._first_features(self.trained.variables, jnp.asarray(inputs[None]))
         return np.asarray(features)[0, :height, :width]
 
-
-@partial(jax.jit, static_argnums=0)
-def _first_features(model: FeedbackUNet, variables: Mapping[str, Any], images: Array) -> Array:
-    return feature_maps(model, variables, images)["encoder_0_first"]
+    @cached_property
+    def _first_features(self) -> Callable[[Mapping[str, Any], Array], Array]:
+        model = cast(FeedbackUNet, self.trained.model)
+        return jax.jit(lambda variables, images: feature_maps(model, variables, images)["encoder_0_first"])

@@ -3,17 +3,18 @@
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.data.augment import VIEWS, dihedral_view, opposite_view
-from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.contract import segment
 
 Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -24,12 +25,13 @@ class Ensemble:
     It may be called by several threads.
     """
 
-    def __init__(self, folds: Sequence[TrainedFold], dtype: Any) -> None:
-        """Put the weights on the device; compute in `dtype`."""
+    def __init__(self, folds: Sequence[TrainedFold], dtype: Any = None) -> None:
+        """Put the weights on the device; compute in `dtype`, as trained by default."""
         # compiled once although every fold has a network: they differ in their weights only
-        self._segment = jax.jit(partial(segment_view, folds[0].model.clone(dtype=dtype)))
+        model = folds[0].model if dtype is None else folds[0].model.clone(dtype=dtype)
+        self._segment = jax.jit(partial(segment_view, model))
         self._combine = jax.jit(combine)
-        self._segment_rounds = jax.jit(partial(segment_rounds, folds[0].model.clone(dtype=dtype)))
+        self._segment_rounds = jax.jit(partial(segment_rounds, model))
         self._combine_rounds = jax.jit(combine_rounds)
         self._variables = jax.device_put([fold.variables for fold in folds])
         self._compiling, self._compiled = threading.Lock(), set[tuple[Any, ...]]()
@@ -89,7 +91,7 @@ def _views(tta: bool) -> list[np.int32]:
     return [np.int32(view) for view in range(VIEWS if tta else 1)]
 
 
-def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
+def segment_view(model: nn.Module, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
     """Return the probabilities of the last round, `[B, T, T, K]` float32, of one dihedral view, turned back.
 
     Args:
@@ -103,13 +105,11 @@ def segment_view(model: FeedbackUNet, variables: Any, pixels: Array, scale: Arra
     return segment_rounds(model, variables, pixels, scale, shift, view)[-1]
 
 
-def segment_rounds(
-    model: FeedbackUNet, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array
-) -> Array:
+def segment_rounds(model: nn.Module, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
     """Return the probabilities of every round, `[R, B, T, T, K]` float32; see `segment_view`."""
     turn = jax.vmap(dihedral_view, in_axes=(0, None))
     images = turn(pixels, view).astype(jnp.float32) * scale + shift
-    logits = cast(Array, model.apply(variables, images, train=False))
+    logits = segment(model, variables, images)
     return jax.vmap(turn, in_axes=(0, None))(jax.nn.softmax(logits.astype(jnp.float32)), opposite_view(view))
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from fbunet_jax.inference.ensemble import Affine, Ensemble
 from fbunet_jax.inference.images import Rows, as_pages
 from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.tiling import BandBlender, Tiling, mirrored
+from fbunet_jax.models.contract import has_field, multiple_of
 from fbunet_jax.runs import Run
 
 Precision = Literal["float32", "bfloat16"]
@@ -39,6 +41,13 @@ class Prediction:
       disagreement: `[H, W]` float32, mutual information between class and fold, divided by log K: 0 where the folds
         agree; the part of the entropy that more labelled images would reduce. None with one fold.
       class_names: in class order.
+
+    Example:
+      >>> import numpy as np
+      >>> from fbunet_jax import load
+      >>> prediction = load("runs/quickstart/unet").predict(np.zeros((40, 50), np.uint8))
+      >>> prediction.labels.shape, prediction.probabilities.shape, prediction.entropy.shape
+      ((40, 50), (40, 50, 4), (40, 50))
     """
 
     labels: NDArray[np.uint8]
@@ -114,7 +123,23 @@ class Band:
 
 
 class Predictor:
-    """Segments images with the mean probabilities of one or more trained folds."""
+    """Segments images with the mean probabilities of one or more trained folds, which `load` reads from a run.
+
+    Attributes:
+      folds: the trained folds, each with its ``model``, ``variables`` and ``normalisation``.
+      channels: number of image channels C.
+      class_names: in class order.
+      unit: what the tiles' sides are multiples of, pixels.
+
+    Example:
+      >>> import numpy as np
+      >>> from fbunet_jax import load
+      >>> predictor = load("runs/quickstart/unet")
+      >>> predictor.predict(np.zeros((3, 40, 50), np.uint8), stack=True).labels.shape
+      (3, 40, 50)
+      >>> type(predictor.folds[0].model).__name__, predictor.class_names[0]
+      ('FeedbackUNet', 'cytoplasm')
+    """
 
     def __init__(self, folds: Sequence[TrainedFold], channels: int, precision: Precision | None = None) -> None:
         """Put the weights on the device; compute as trained unless a precision is given."""
@@ -122,8 +147,15 @@ class Predictor:
         self.channels = channels
         self.class_names = self.folds[0].class_names
         model = self.folds[0].model
-        self.unit = 2 ** (len(model.widths) - 1)
-        self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else model.dtype)
+        self.unit = multiple_of(model)
+        if precision not in (None, *get_args(Precision)):
+            raise ConfigError(f"precision = {precision!r}: expected {' or '.join(get_args(Precision))}.")
+        if precision and not has_field(model, "dtype"):
+            raise ConfigError(
+                f"precision = {precision!r}: the network {type(model).__name__} has no field dtype that could be "
+                "changed. Leave precision out."
+            )
+        self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else None)
 
     def predict(
         self,
@@ -207,7 +239,7 @@ class Predictor:
         Yields:
           The first row of a band, and the class index of every round `[R, rows, W]` uint8.
         """
-        shape = self.folds[0].model.rounds, len(self.class_names)
+        shape = self.folds[0].rounds, len(self.class_names)
         segment = partial(self.ensemble.rounds, affines=[affine])
         for first, band in self._blended(segment, math.prod(shape), rows, (height, width), tiles or Tiles()):
             chosen = band.reshape(*band.shape[:2], *shape).argmax(axis=-1)
@@ -268,16 +300,24 @@ class Predictor:
         return [fold.normalisation.affine(sample) for fold in self.folds]
 
 
-def load(run: str | Path, *, fold: int | None = None, precision: Precision | None = None) -> Predictor:
+def load(
+    run: str | Path, *, fold: int | None = None, precision: Precision | None = None, model: nn.Module | None = None
+) -> Predictor:
     """Return the trained folds of a run, ready to segment images.
 
     Args:
       run: the run directory; nothing is written into it.
       fold: the fold to use; by default all that have a checkpoint, whose probabilities are averaged.
       precision: type of the convolutions; as trained by default.
+      model: the network, if one was passed to `train`: the same again.
 
     Raises:
-      RunError: the run or the fold is missing or has no checkpoint.
+      RunError: the run or the fold is missing or has no checkpoint, or the network is not that of the run.
+
+    Example:
+      >>> from fbunet_jax import load
+      >>> [fold.fold for fold in load("runs/quickstart/unet").folds]
+      [0]
     """
     opened = Run(Path(run))
     count = opened.read_config().data.folds
@@ -286,10 +326,9 @@ def load(run: str | Path, *, fold: int | None = None, precision: Precision | Non
     chosen = trained_folds(opened) if fold is None else [fold]
     if not chosen:
         raise RunError(
-            f"{run} has no trained fold. Train one first, or go on with it: "
-            f"python train.py --config {opened.config} --fold 0 --out {run}"
+            f"{run} has no trained fold. Train one first, or resume its training; {opened.config} has its settings."
         )
-    folds = [load_trained_fold(opened, each) for each in chosen]
+    folds = [load_trained_fold(opened, each, model) for each in chosen]
     return Predictor(folds, opened.read_dataset()["channels"], precision)
 
 

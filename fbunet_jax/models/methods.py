@@ -1,30 +1,36 @@
-"""The paper's five methods, its ablations, and three controls that it lacks: each one named setting of one network."""
+"""The one table of the methods: the paper's five, its ablations, and three controls that it lacks.
 
-import dataclasses
-import math
+Names and fields only: neither JAX nor Flax is imported, so that ``--help`` stays quick.
+"""
+
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
+from fbunet_jax.errors import ModelError, did_you_mean
 
-from fbunet_jax.config import Config, FeedbackMode, ModelConfig
-from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.feedback import FeedbackUNet, check_channels
+FeedbackName = Literal["replace", "concat", "image"]
+"""The feedbacks that have a name, see `FeedbackUNet`."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What sets a method apart; letters as in `fbunet_jax.models.unet`."""
+    """What sets a method apart: fields of `FeedbackUNet`, letters as there.
+
+    Attributes:
+      description: what it is, and where the paper has it.
+      rounds: number of rounds.
+      feedback: what later rounds see.
+      convlstm: letters with ConvLSTMs.
+      recurrent: letters with recurrent convolutions.
+      widened_to: name of the method whose number of parameters this one reaches with wider levels; empty for none.
+    """
 
     description: str
     rounds: int = 2
-    feedback: FeedbackMode = "replace"
+    feedback: FeedbackName = "replace"
     convlstm: str = ""
     recurrent: str = ""
     widened_to: str = ""
-    """Name of the method whose number of parameters this one reaches with wider levels."""
 
 
 METHODS: dict[str, Method] = {
@@ -52,88 +58,33 @@ METHODS: dict[str, Method] = {
         convlstm="abcde",
     ),
 }
+"""Method by name, in the order of the paper's tables."""
 
 
-def build_model(config: Config, *, classes: int, channels: int) -> FeedbackUNet:
-    """Return the network of a configuration.
-
-    Args:
-      config: its method and model settings.
-      classes: number of classes K.
-      channels: number of image channels C.
+def method_named(name: str) -> Method:
+    """Return a method of the table.
 
     Raises:
-      ConfigError: rounds or feedback are set for a method of one round, or the channels do not fit the feedback.
+      ModelError: there is none of this name.
     """
-    model = _build(config.method, config.model, classes, channels)
-    check_channels(channels, model.feedback, classes)
-    return model
-
-
-def count_parameters(model: FeedbackUNet, channels: int) -> int:
-    """Return the number of parameters (kernels, biases, scales; without running statistics)."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(model, channels)["params"]))
-
-
-def abstract_variables(model: FeedbackUNet, channels: int) -> dict[str, Any]:
-    """Return shapes and types of ``params`` and ``batch_stats`` without computing them."""
-    size = 2 ** (len(model.widths) - 1)
-    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    return jax.eval_shape(lambda image: model.init(jax.random.key(0), image, train=False), images)
-
-
-def _build(name: str, settings: ModelConfig, classes: int, channels: int) -> FeedbackUNet:
-    method = METHODS[name]
-    if method.rounds == 1 and settings.rounds not in (None, 1):
-        raise ConfigError(
-            f"method {name!r} has one round, so model.rounds = {settings.rounds} cannot be. Leave it out."
+    if name not in METHODS:
+        raise ModelError(
+            f"{name!r} is not a method.{did_you_mean(name, METHODS)} The methods are: {', '.join(METHODS)}."
         )
-    if method.rounds == 1 and method.feedback == "image" and settings.feedback not in (None, "image"):
-        raise ConfigError(
-            f"method {name!r} has no feedback, so model.feedback = {settings.feedback!r} cannot be. Leave it out, "
-            "or use a feedback method."
+    return METHODS[name]
+
+
+def fits_replace(channels: int, classes: int) -> bool:
+    """Say whether images of C channels can be the first input of feedback ``"replace"``, which is K maps later."""
+    return channels in (1, classes)
+
+
+def check_channels(channels: int, feedback: object, classes: int) -> None:
+    """Raise a ModelError unless images of this many channels can be fed to the first round."""
+    if feedback == "replace" and not fits_replace(channels, classes):
+        raise ModelError(
+            f"The images have {channels} channels and there are {classes} classes: feedback 'replace' puts the class "
+            f"maps in the place of the image, so it needs 1 or {classes} channels. Use feedback 'concat', which takes "
+            "any number.",
+            "feedback",
         )
-    widths = settings.widths
-    if method.widened_to:
-        widths = _widths_for_parameters_of(method.widened_to, settings, classes, channels)
-    return FeedbackUNet(
-        classes=classes,
-        widths=widths,
-        rounds=settings.rounds or method.rounds,
-        feedback=settings.feedback or method.feedback,
-        convlstm=method.convlstm,
-        recurrent=method.recurrent,
-        gate_activation=settings.gate_activation,
-        momentum=settings.batch_norm_momentum,
-        epsilon=settings.batch_norm_epsilon,
-        dtype=jnp.dtype(settings.precision),
-        rematerialise=settings.rematerialise,
-    )
-
-
-@lru_cache
-def _widths_for_parameters_of(name: str, settings: ModelConfig, classes: int, channels: int) -> tuple[int, ...]:
-    """Scale the widths until a plain U-Net has as many parameters as the named method, within 1 % if they are wide."""
-    plain = _build("unet", settings, classes, channels)
-    # the image's channels do not change the size of the named method by more than the first kernel
-    target = count_parameters(_build(name, settings, classes, 1), 1)
-
-    def scaled(bottleneck: int) -> tuple[int, ...]:
-        factor = bottleneck / settings.widths[-1]
-        return tuple(max(1, round(width * factor)) for width in settings.widths)
-
-    def parameters(widths: tuple[int, ...]) -> int:
-        return count_parameters(dataclasses.replace(plain, widths=widths), channels)
-
-    def error(widths: tuple[int, ...]) -> float:
-        return abs(parameters(widths) - target) / target
-
-    # the count grows with the square of the widths
-    guess = round(settings.widths[-1] * math.sqrt(target / parameters(settings.widths)))
-    widths = min(map(scaled, range(guess - 1, guess + 3)), key=error)
-    # in a narrow network one channel at every level is more than 1 %, so levels move one by one
-    for level in range(len(widths)):
-        if error(widths) > 0.01:
-            before, width, after = widths[:level], widths[level], widths[level + 1 :]
-            widths = min(((*before, max(1, width + step), *after) for step in (-1, 0, 1)), key=error)
-    return widths

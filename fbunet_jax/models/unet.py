@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from fbunet_jax.errors import UserError
+from fbunet_jax.errors import ModelError
 from fbunet_jax.models.convlstm import ConvLSTM, LSTMState
 from fbunet_jax.models.convolution import Deconvolution, flax_convolution, max_pool
 from fbunet_jax.models.recurrent_conv import RecurrentConv
+
+LETTERS = "abcde"
+"""The places of the paper's ConvLSTMs."""
 
 States = Mapping[str, LSTMState]
 BlockKind = Literal["convolution", "convlstm", "recurrent"]
@@ -122,13 +125,13 @@ class UNet(nn.Module):
         return "recurrent" if self.recurrent == "*" or letter in self.recurrent else "convolution"
 
 
-def check_size(height: int, width: int, levels: int) -> None:
-    """Raise a UserError unless height and width (pixels) can be halved levels - 1 times."""
-    unit = 2 ** (levels - 1)
+def check_size(height: int, width: int, multiple: int) -> None:
+    """Raise a ModelError unless height and width (pixels) are multiples of what the network needs."""
     for name, size in (("height", height), ("width", width)):
-        if size % unit or size == 0:
-            fits = " or ".join(str(s) for s in (size // unit * unit, size // unit * unit + unit) if s)
-            raise UserError(
-                f"An image of {height} x {width} pixels does not fit a U-Net of {levels} levels: its {name} {size} "
-                f"must be a multiple of {unit}. The nearest sizes that fit are {fits}."
+        if size % multiple or size == 0:
+            below = size // multiple * multiple
+            fits = " or ".join(str(s) for s in (below, below + multiple) if s)
+            raise ModelError(
+                f"An image of {height} x {width} pixels does not fit the network: its {name} {size} must be a multiple "
+                f"of {multiple}, 2^(levels - 1) for a U-Net. The nearest sizes that fit are {fits}."
             )

@@ -15,10 +15,11 @@ from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import TrainedFold
-from fbunet_jax.config import BEFORE_FORMAT_2, METHODS, Config, comparable, items_are_tiles, with_missing
+from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, items_are_tiles, with_missing
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import Entry, checked_entry
 from fbunet_jax.files import read_json, write_atomically
+from fbunet_jax.models.methods import METHODS
 from fbunet_jax.reproduction.origin import Process
 from fbunet_jax.runs import Place
 from fbunet_jax.toml_tables import to_table
@@ -213,7 +214,7 @@ def read_cell(path: Path) -> Cell:
 
 
 def _order(place: Place) -> tuple[int, int, int]:
-    return METHODS.index(place.method), place.fold, place.seed
+    return list(METHODS).index(place.method), place.fold, place.seed
 
 
 def _shown(value: Any) -> str:

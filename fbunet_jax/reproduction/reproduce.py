@@ -20,7 +20,7 @@ from fbunet_jax.evaluation.crossval import Entry, evaluate
 from fbunet_jax.files import read_json, write_atomically
 from fbunet_jax.interruption import Interruption, StopAtOnce
 from fbunet_jax.locks import is_held
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.reproduction.cells import (
     FORMAT,
     Cell,
@@ -36,7 +36,7 @@ from fbunet_jax.reproduction.origin import Process, is_like, this_process, today
 from fbunet_jax.reproduction.tables import PaperTable
 from fbunet_jax.runs import FoldDirectory, Place, Run, all_places, in_format_1
 from fbunet_jax.training.logs import duration, read_records
-from fbunet_jax.training.loop import FoldResult, train_fold
+from fbunet_jax.training.loop import TrainResult, train
 from fbunet_jax.training.setup import describe, has_started
 
 
@@ -196,7 +196,7 @@ def check_settings(config: Config, missing: Sequence[Place], cells: Sequence[Cel
         data = describe(load_dataset(config.data))
         for method in {place.method for place in missing}:
             settings = replace(config, method=method)
-            build_model(settings, classes=len(data["class_names"]), channels=data["channels"])
+            build_network(settings, classes=len(data["class_names"]), channels=data["channels"])
     if cells and (difference := first_difference(cells[0], setting_of(config), data)):
         raise RunError(
             f"The settings do not fit the finished cells: they have {difference} in {place_of(cells[0]).stem}.json. A "
@@ -241,11 +241,11 @@ def _fill(
     return cell
 
 
-def _train(config: Config, place: Place, run: Run, left: float, stream: TextIO | None) -> FoldResult | None:
+def _train(config: Config, place: Place, run: Run, left: float, stream: TextIO | None) -> TrainResult | None:
     """Train a cell to its end, or for the seconds that are left; None if these were fewer."""
     with _time_limit(left) as (interruption, is_over):
         try:
-            return train_fold(config, place.fold, out=run.path, stream=stream, interruption=interruption)
+            return train(config, place.fold, out=run.path, stream=stream, interruption=interruption)
         except StopAtOnce:
             raise
         except KeyboardInterrupt:

@@ -102,11 +102,12 @@ def count_work(config: Config, train: Sequence[Size], validation: Sequence[Size]
     """
     plan = plan_run(config.training, len(epoch_items(train, config.data.crop)))
     validations = sum(stretch.validates for stretch in plan)
+    tiles = plan_validation(config, validation, devices, config.model.multiple)
     return Work(
         steps=plan[-1].last,
         records=len(plan),
         validations=validations,
-        batches=validations * sum(len(each.tiles) for each in plan_validation(config, validation, devices)),
+        batches=validations * sum(len(each.tiles) for each in tiles),
         # every so often, and at the end
         pictures=-(-validations // config.training.preview_every),
     )

@@ -1,6 +1,8 @@
 """Train one fold: epochs, validations, checkpoints, records; resumes where the last checkpoint stands."""
 
 import contextlib
+import numbers
+import statistics
 import sys
 import time
 from collections import deque
@@ -11,33 +13,45 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from flax import linen as nn
 from numpy.typing import NDArray
 
 from fbunet_jax import processes
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.checkpoints.trained import save_inputs
-from fbunet_jax.config import BEFORE_FORMAT_2, Config
+from fbunet_jax.config import BEFORE_FORMAT_2, CUSTOM, Config
+from fbunet_jax.data.datasets import Dataset, check_dataset_type
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
-from fbunet_jax.errors import RunError
+from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.files import naming
 from fbunet_jax.interruption import Interruption
 from fbunet_jax.locks import fold_lock
-from fbunet_jax.runs import FoldDirectory, Run, as_begun, check_bent_crops, default_path, set_aside
+from fbunet_jax.models.contract import has_field, multiple_of
+from fbunet_jax.passed import label_of, passed_with, recorded
+from fbunet_jax.runs import FoldDirectory, Run, as_begun, check_bent_crops, check_passed, default_path, set_aside
 from fbunet_jax.training.logs import FoldLog, SilentLog, default_stream, duration, read_records, write_environment
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedValidation, Metrics, replicate
 from fbunet_jax.training.plan import Stretch, calls, plan_run
 from fbunet_jax.training.previews import FoldPictures
-from fbunet_jax.training.setup import FoldSetup, has_started, mapped_statistics, mapped_training, open_run, prepare_fold
+from fbunet_jax.training.setup import (
+    FoldSetup,
+    has_started,
+    mapped_statistics,
+    mapped_training,
+    open_run,
+    passed_fingerprint,
+    prepare_fold,
+)
 from fbunet_jax.training.state import TrainState, abstract_state, create_state, learning_rate_schedule, make_optimizer
 from fbunet_jax.training.tiles import plan_validation
 from fbunet_jax.training.validation import collapsed, validation_record
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """What training a fold came to.
+class TrainResult:
+    """What training a fold came to, as `train` returns it.
 
     Attributes:
       fold: its number.
@@ -48,6 +62,15 @@ class FoldResult:
       best_mean_iou: its validation mean IoU, 0 to 1, over the classes of the validation truth.
       iou: its validation IoU of each class by name, None for a class without a pixel of validation truth.
       was_finished: there was nothing left to do.
+      images_per_second: median over the epochs, crops of the training part; without validation. The first epoch also
+        compiles.
+
+    Example:
+      >>> from fbunet_jax import load_config, train
+      >>> run = "runs/quickstart/unet"  # which exists already
+      >>> result = train(load_config(f"{run}/config.toml"), out=run)
+      >>> result.was_finished, 0 <= result.best_mean_iou <= 1, str(result.run)
+      (True, True, 'runs/quickstart/unet')
     """
 
     fold: int
@@ -58,47 +81,80 @@ class FoldResult:
     best_mean_iou: float
     iou: dict[str, float | None]
     was_finished: bool
+    images_per_second: float
 
 
-def train_fold(
+def train(
     config: Config,
-    fold: int,
+    fold: int = 0,
     *,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: Any = None,
     out: str | Path | None = None,
     fresh: bool = False,
     stream: TextIO | None = None,
     interruption: Interruption | None = None,
-) -> FoldResult:
-    """Train one cross-validation fold, or go on with it; a finished fold is left as it is.
+) -> TrainResult:
+    """Train one cross-validation fold, or resume it; a finished fold is left as it is.
 
-    Under JAX's distributed runtime every process calls this; the first one writes and tells (docs/distributed.md).
+    What is passed takes the place of what the settings would have built: the settings in ``[data]`` that say where
+    images come from and how they are cut, the method with ``[model]``, or the weights of classes and of the Dice loss.
+    The run records what was passed, by qualified name and fields; pass the same again to resume it, and to `evaluate`
+    and `load`. Under JAX's distributed runtime every process calls this; the first one writes and reports
+    (docs/distributed.md).
 
     Args:
       config: the settings.
-      fold: 0 ... K-1.
-      out: run directory, runs/<config>/<method> by default.
+      fold: 0 … K-1.
+      dataset: images in memory, see `Dataset.from_arrays`.
+      model: a Flax Linen module with ``apply(variables, images, train=...) -> logits``, from images `[N, H, W, C]`
+        float32 to `[R, N, H, W, K]`, or `[N, H, W, K]` for one round. Height and width are multiples of its field
+        ``multiple`` (16 without one), its batch statistics those of its field ``axis_name``.
+      loss: see `fbunet_jax.losses`.
+      out: run directory, runs/<config>/<method> by default, or runs/<config>/<class of the network>.
       fresh: set an existing fold aside (fold_K.old-N) and start again.
-      stream: where progress is told, standard error by default.
+      stream: where progress is reported, standard error by default.
       interruption: how the caller can stop the training between two steps; by signals alone by default.
 
     Returns:
       The result; everything else lies in the run directory.
 
     Raises:
-      UserError: settings, data or run directory do not fit; the message says what to do.
+      UserError: settings, data, network, loss or run directory do not fit; the message says what to do.
+
+    Example:
+      >>> import io
+      >>> import numpy as np
+      >>> from fbunet_jax import Dataset, load_config, train
+      >>> random = np.random.default_rng(0)
+      >>> labels = random.integers(0, 2, (6, 16, 16))
+      >>> data = Dataset.from_arrays(np.uint8(100 * labels + random.integers(0, 100, labels.shape)), labels,
+      ...                            class_names=("background", "cell"))
+      >>> config = load_config("quickstart", method="unet", data={"crop": 16, "folds": 2}, model={"widths": [2, 4]},
+      ...                      training={"epochs": 4, "batch_size": 8, "previews": 0})
+      >>> result = train(config, dataset=data, out="runs/arrays", stream=io.StringIO())
+      >>> result.steps, sorted(result.iou), result.was_finished
+      (1, ['background', 'cell'], False)
     """
+    _check_arguments(config, fold, dataset)
+    fold = int(fold)
     stream = stream or default_stream()
     if config.data.root:  # absolute in the run's config.toml, which is read from other folders too
         root = str(Path(config.data.root).expanduser().absolute())
         config = replace(config, data=replace(config.data, root=root))
+    passed = passed_with("" if dataset is None else passed_fingerprint(dataset), model, loss)
+    given, config = config, recorded(config, passed)
     # Everything that can be wrong with the settings is found before the run directory holds them.
-    run = Run(Path(out).expanduser() if out else default_path(config))
+    run = Run(Path(out).expanduser() if out else default_path(config, passed.label))
     directory, config = run.fold(fold), as_begun(run, config)
     (started,) = processes.from_first([has_started(directory)])
+    processes.together(lambda: check_passed(run, passed))
     dataset, setup, weights = processes.together(
-        lambda: prepare_fold(config, fold, run, starts=fresh or not started)  # the same on every process
+        # the same on every process
+        lambda: prepare_fold(config, fold, run, starts=fresh or not started, dataset=dataset, model=model, loss=loss)
     )
-    open_run(config, dataset, run, fold)
+    open_run(config, dataset, run, fold, passed=passed)
     if fresh:
         processes.first(lambda: _set_aside(directory))
     with interruption or Interruption() as interruption, naming(directory.path):
@@ -113,15 +169,35 @@ def train_fold(
             was_finished = checkpoints.latest_step() == training.total_steps
             if was_finished:
                 checkpoints.remove_unfinished()
+                notes = [f"Fold {fold} in {run.path} is finished already, at step {training.total_steps}."]
             else:
                 check_bent_crops(run)
-                with contextlib.suppress(OSError):
-                    stream.writelines(f"{note}\n" for note in _notes_on_format_1(run, started, setup))
+                notes = _notes_on_format_1(run, started, setup) + _notes_on_passed(given, config)
+            with contextlib.suppress(OSError):
+                stream.writelines(f"{note}\n" for note in notes if processes.is_first())
+            if not was_finished:
                 processes.first(lambda: save_inputs(directory, setup.normalisation))
                 training.run(weights, stream)
             result = training.result(run.path, was_finished)
         processes.check_signal(interruption.requested)
     return result
+
+
+def _check_arguments(config: Any, fold: Any, dataset: Any) -> None:
+    """Raise a UserError for arguments that are not what they are taken for."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config is of type {type(config).__name__}: expected a Config; load_config returns one.")
+    if isinstance(fold, bool) or not isinstance(fold, numbers.Integral):
+        raise ConfigError(f"fold = {fold!r}: expected the number of one fold, from 0 to {config.data.folds - 1}.")
+    if dataset is not None:
+        check_dataset_type(dataset)
+
+
+def _notes_on_passed(given: Config, used: Config) -> list[str]:
+    """Name the settings that say how a data set is cut and listed, and do not apply to one that is passed."""
+    names = [name for name in ("cut", "views") if getattr(given.data, name) != getattr(used.data, name)]
+    settings = ", ".join(f"data.{name} = {getattr(given.data, name)!r}" for name in names)
+    return [f"The data set is used as it was passed, without {settings}."] if names else []
 
 
 def _notes_on_format_1(run: Run, started: int, setup: FoldSetup) -> list[str]:
@@ -164,7 +240,7 @@ def _opened_checkpoints(directory: FoldDirectory) -> FoldCheckpoints:
 def _checkpoints_gone(directory: FoldDirectory) -> RunError:
     return RunError(
         f"{directory.metrics} has the records of a training, but its checkpoints are gone from "
-        f"{directory.checkpoints}. Put them back, or start the fold again with --fresh, which keeps the old one."
+        f"{directory.checkpoints}. Put them back, or start the fold again (fresh), which keeps the old one."
     )
 
 
@@ -193,10 +269,12 @@ class FoldTraining:
         self.init_key, step_key = jax.random.split(root)
         norm_key = jax.random.fold_in(root, 2)
         self.optimizer = make_optimizer(config.training, self.total_steps)
-        self.mapped = mapped_training(config, setup.model, self.optimizer, setup.class_weights, step_key)
-        plan = plan_validation(config, setup.validation.sizes, len(processes.all_devices()))
-        self.evaluate = MappedValidation(setup.model, plan)
-        self.statistics = mapped_statistics(config, setup.model, norm_key)
+        self.mapped = mapped_training(config, setup.model, self.optimizer, setup.loss, step_key)
+        multiple, devices = multiple_of(setup.model), len(processes.all_devices())
+        plan = plan_validation(config, setup.validation.sizes, devices, multiple)
+        self.evaluate = MappedValidation(setup.model, len(setup.class_names), plan)
+        if config.training.norm_batch_count and has_field(setup.model, "momentum"):
+            self.statistics = mapped_statistics(config, setup.model, norm_key)
         self.pictures = FoldPictures(config, setup, directory)
         # on the devices, once it has started
         self.store: ImageStore
@@ -264,12 +342,14 @@ class FoldTraining:
     def announce(self, log: FoldLog, first_step: int) -> None:
         """Report what is about to be trained, and warn of classes that a part of the fold has to do without."""
         setup = self.setup
+        label = label_of(setup.model) if self.config.method == CUSTOM else self.config.method
         hosts = f" in {jax.process_count()} processes" if processes.are_many() else ""
         start = f"goes on at step {first_step}" if first_step else "starts"
+        data = self.config.data
+        source = "the arrays that were passed" if data.layout == "arrays" else data.root or "the synthetic data set"
         log.line(
-            f"Fold {self.fold} of {self.config.method} {start}: {len(setup.train.sizes)} training and "
-            f"{len(setup.validation.sizes)} validation images of "
-            f"{self.config.data.root or 'the synthetic data set'}, {self.total_steps} steps in "
+            f"Fold {self.fold} of {label} {start}: {len(setup.train.sizes)} training and "
+            f"{len(setup.validation.sizes)} validation images of {source}, {self.total_steps} steps in "
             f"{self.config.training.epochs} epochs on {jax.device_count()} x "
             f"{jax.devices()[0].device_kind}{hosts}. The first step compiles."
         )
@@ -341,8 +421,8 @@ class FoldTraining:
         error = RunError(
             f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
             f"{float(self.schedule(step)):.2g}. The images of this batch: {', '.join(names)}. The checkpoints from "
-            "before it are kept. Look at these images and their labels (fbunet check), or try a lower "
-            "--training.learning_rate or --training.gradient_clip 1, in a new run (--out)."
+            "before it are kept. Look at these images and their labels, or try a lower training.learning_rate or "
+            "training.gradient_clip = 1, in a new run (out)."
         )
         raise processes.found_by_all(error)
 
@@ -378,7 +458,8 @@ class FoldTraining:
         They depend on nothing but the state and the step.
         """
         variables = state.variables
-        if count := self.config.training.norm_batch_count:
+        count = self.config.training.norm_batch_count
+        if count and variables["batch_stats"]:
             items = np.stack([self._items(step + number) for number in range(count)])
             variables["batch_stats"] = self.statistics(variables, self.store, items, step, between)
         return variables
@@ -399,10 +480,10 @@ class FoldTraining:
             latest = f"the last {count} validations" if count > 1 else "the last validation"
             log.line(
                 f"Warning: the validation IoU of class {name!r} has been 0 in {latest}. Rare "
-                "classes can collapse: try another --seed, --training.class_weights, or more images of it."
+                "classes can collapse: try another seed, more weight of the class in the loss, or more images of it."
             )
 
-    def result(self, run: Path, was_finished: bool) -> FoldResult:
+    def result(self, run: Path, was_finished: bool) -> TrainResult:
         """Return what the fold came to."""
         best = self.checkpoints.best_step()
         if best is None:
@@ -410,7 +491,9 @@ class FoldTraining:
         records = read_records(self.directory.metrics, "validation")
         by_class: dict[str, float | None] = next((record["iou"] for record in records if record["step"] == best), {})
         score = self.checkpoints.score(best)
-        return FoldResult(self.fold, run, self.directory, self.total_steps, best, score, by_class, was_finished)
+        rates = [record["images_per_second"] for record in read_records(self.directory.timing, "train")]
+        rate = statistics.median(rates) if rates else float("nan")
+        return TrainResult(self.fold, run, self.directory, self.total_steps, best, score, by_class, was_finished, rate)
 
 
 def _percent(value: float | None) -> str:

@@ -7,16 +7,16 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array, Device, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from fbunet_jax.data.augment import Augmentation
 from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.contract import count_rounds, segment_in_training, with_axis
 from fbunet_jax.processes import AXIS, all_devices
 from fbunet_jax.training.state import TrainState
 from fbunet_jax.training.steps import TrainStep, eval_step
@@ -53,14 +53,14 @@ class MappedTraining:
     On accelerators one call runs up to `steps_per_call` steps, so that the host never holds them up. On a CPU it runs
     one: XLA's loops make convolutions there about four times slower (0.25 against 0.85 s a step, JAX 0.10.2).
 
-    Class weights and keys are arguments of the program: one that is kept on disk serves all seeds, and all folds whose
-    images take as much room.
+    The arrays of the loss, such as class weights, and keys are arguments of the program: one that is kept on disk
+    serves all seeds, and all folds whose images take as much room.
     """
 
     def __init__(
         self,
-        make_step: Callable[[Array], TrainStep],
-        class_weights: ArrayLike,
+        make_step: Callable[[Any], TrainStep],
+        loss: Any,
         *,
         crop: int,
         augment: Augmentation,
@@ -73,8 +73,8 @@ class MappedTraining:
         """Prepare the mapped step.
 
         Args:
-          make_step: returns `make_train_step` for some weights of the classes.
-          class_weights: `[K]`.
+          make_step: returns `make_train_step` for a loss.
+          loss: see `fbunet_jax.losses`.
           crop: side of the crops, pixels.
           augment: changes each crop, see `make_augmentation`.
           crop_border: where crops are drawn, see `random_corner`.
@@ -92,8 +92,10 @@ class MappedTraining:
         check_batch_size(batch_size, self.devices)
         self.batch_size = batch_size
         self.steps_per_call = steps_per_call or (1 if devices[0].platform == "cpu" else 16)
-        step = partial(_sampled_step, make_step, make_sampler(crop, augment, crop_border=crop_border))
-        self._constants: tuple[Array, ArrayLike] = (key, jnp.asarray(class_weights))
+        arrays, with_arrays = _arrays_apart(loss)
+        sample = make_sampler(crop, augment, crop_border=crop_border)
+        step = partial(_sampled_step, lambda given: make_step(with_arrays(given)), sample)
+        self._constants: tuple[Array, list[Array]] = (key, arrays)
         self._replicated = False
         self._call = jax.pmap(
             step if self.steps_per_call == 1 else partial(_many_steps, step),
@@ -108,7 +110,7 @@ class MappedTraining:
         """Run `len(items)` steps, at most `steps_per_call`.
 
         Args:
-          state: replicated on the local devices; its buffers are given away.
+          state: replicated on the local devices; its buffers are donated.
           store: likewise.
           items: `[steps, batch_size]` image indices of the global batch.
 
@@ -133,26 +135,39 @@ class MappedTraining:
         """
         share = self.batch_size // self.devices
         items = jax.ShapeDtypeStruct((self.devices, self.steps_per_call, share), np.int32)
-        key, weights = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in cast(Any, self._constants))
+        constants = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), self._constants)
         count = jax.ShapeDtypeStruct((), np.int32)
-        return cast(Any, self._call).lower(state, store, items, count, (key, weights))
+        return cast(Any, self._call).lower(state, store, items, count, constants)
+
+
+def _arrays_apart(loss: Any) -> tuple[list[Array], Callable[[Sequence[Array]], Any]]:
+    """Return the arrays of a loss, and what puts others in their places; all else in it is part of the program."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(loss)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Array | np.ndarray)]
+
+    def with_arrays(arrays: Sequence[Array]) -> Any:
+        given = dict(zip(places, arrays, strict=True))
+        return structure.unflatten([given.get(place, leaf) for place, leaf in enumerate(leaves)])
+
+    return [jnp.asarray(leaves[place]) for place in places], with_arrays
 
 
 def _sampled_step(
-    make_step: Callable[[Array], TrainStep],
+    make_step: Callable[[Sequence[Array]], TrainStep],
     sample: Callable[..., dict[str, Array]],
     state: TrainState,
     store: ImageStore,
     items: Array,
     _: Array,
-    constants: tuple[Array, Array],
+    constants: tuple[Array, Sequence[Array]],
 ) -> tuple[TrainState, Metrics]:
     """Gather, augment and train on one device's share; items `[1, share]`. The metrics get a leading axis of 1."""
-    key, weights = constants
+    key, arrays = constants
     share = items.shape[-1]
     positions = lax.axis_index(AXIS) * share + jnp.arange(share)
     batch = sample(store, jax.random.fold_in(key, state.step), items[0], positions)
-    state, metrics = make_step(weights)(state, batch, axis_name=AXIS)
+    state, metrics = make_step(arrays)(state, batch, axis_name=AXIS)
     return state, jax.tree.map(lambda value: value[None], metrics)
 
 
@@ -162,7 +177,7 @@ def _many_steps(
     store: ImageStore,
     items: Array,
     count: Array,
-    constants: tuple[Array, Array],
+    constants: tuple[Array, Sequence[Array]],
 ) -> tuple[TrainState, Metrics]:
     """Run the first `count` rows of items `[S, share]`; one program serves every count."""
     shapes = jax.eval_shape(step, state, store, items[:1], count, constants)[1]
@@ -180,13 +195,13 @@ class MappedValidation:
     """The compiled validation of images in prediction's tiles, mapped over the devices of all processes."""
 
     def __init__(
-        self, model: FeedbackUNet, plan: Sequence[TileBatches], *, devices: Sequence[Device] | None = None
+        self, model: nn.Module, classes: int, plan: Sequence[TileBatches], *, devices: Sequence[Device] | None = None
     ) -> None:
-        """Prepare the mapped steps for a plan of `plan_tiles` for as many devices."""
+        """Prepare the mapped steps for a network of K classes and a plan of `plan_tiles` for as many devices."""
         devices = devices or all_devices()
         self.plan = list(plan)
         self._rows = _local_rows(devices)
-        self._model = model
+        self._model, self._classes = model, classes
 
         def count(tile: int, variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
             image, label = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
@@ -217,7 +232,8 @@ class MappedValidation:
         for batches, call in zip(self.plan, self._calls, strict=True):
             strip: Any = None
             if batches.width:
-                empty = empty_strip(batches, self._model.rounds, self._model.classes)
+                rounds = count_rounds(self._model, variables, store.pixels.shape[-1])
+                empty = empty_strip(batches, rounds, self._classes)
                 strip = np.broadcast_to(empty, (len(self._rows), *empty.shape))
             for tiles, complete in zip(batches.tiles, batches.complete, strict=True):
                 if batches.width:
@@ -239,7 +255,7 @@ class MappedStatistics:
 
     def __init__(
         self,
-        model: FeedbackUNet,
+        model: nn.Module,
         *,
         crop: int,
         augment: Augmentation,
@@ -250,7 +266,7 @@ class MappedStatistics:
         """Prepare the mapped step; crops and augmentation are those of training.
 
         Args:
-          model: the network.
+          model: the network, with a field ``momentum``.
           crop: side of the crops, pixels.
           augment: changes each crop, see `make_augmentation`.
           crop_border: where crops are drawn, see `random_corner`.
@@ -260,17 +276,14 @@ class MappedStatistics:
         devices = devices or all_devices()
         self.devices, self._rows = len(devices), _local_rows(devices)
         self._key = key
-        of_batch, sample = (
-            model.clone(momentum=0.0, axis_name=AXIS),
-            make_sampler(crop, augment, crop_border=crop_border),
-        )
+        of_batch = with_axis(model, AXIS, momentum=0.0)
+        sample = make_sampler(crop, augment, crop_border=crop_border)
 
         def add(params: Any, total: Any, store: ImageStore, items: Array, number: Array, key: Array) -> Any:
             positions = lax.axis_index(AXIS) * items.size + jnp.arange(items.size)
             image = sample(store, jax.random.fold_in(key, number), items, positions)["image"]
-            variables = {"params": params, "batch_stats": total}
-            _, updated = of_batch.apply(variables, image, train=True, mutable=["batch_stats"])
-            return jax.tree.map(jnp.add, total, updated["batch_stats"])
+            _, updated = segment_in_training(of_batch, {"params": params, "batch_stats": total}, image)
+            return jax.tree.map(jnp.add, total, updated)
 
         axes = {"in_axes": (None, None, None, 0, None, None), "out_axes": None, "donate_argnums": 1}
         self._call = jax.pmap(add, axis_name=AXIS, devices=devices, **cast(Any, axes))

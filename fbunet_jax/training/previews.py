@@ -1,7 +1,7 @@
 """Pictures of a fold on its way: learning curves, and some validation tiles in every round."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax import Array
 from fbunet_jax import figures
 from fbunet_jax.config import Config
 from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.models.contract import segment
 from fbunet_jax.runs import FoldDirectory
 from fbunet_jax.training.logs import read_records
 from fbunet_jax.training.setup import FoldSetup
@@ -41,5 +42,5 @@ class FoldPictures:
     ) -> tuple[Array, Array, Array]:
         """Return image, label and the predicted classes of every round of some tiles."""
         image, label = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], self._side))(tiles)
-        logits = cast(Array, self._setup.model.apply(variables, image, train=False))
+        logits = segment(self._setup.model, variables, image)
         return image, label, logits.argmax(axis=-1)

@@ -5,20 +5,20 @@ import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import Array, Device
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from fbunet_jax import processes
 from fbunet_jax.checkpoints.trained import load_trained_fold
-from fbunet_jax.config import Config, to_toml
+from fbunet_jax.config import CUSTOM, Config, to_toml
 from fbunet_jax.data.augment import Augmentation, make_augmentation
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import (
@@ -33,12 +33,20 @@ from fbunet_jax.data.folds import (
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
 from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
-from fbunet_jax.errors import ConfigError, DataError, RunError
-from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.models.methods import abstract_variables, build_model
+from fbunet_jax.errors import ConfigError, DataError, ModelError, RunError
+from fbunet_jax.losses import CrossEntropy, SoftDice, check_loss, class_weights
+from fbunet_jax.models.contract import (
+    abstract_variables,
+    check_network,
+    count_rounds,
+    has_field,
+    multiple_of,
+    with_axis,
+)
 from fbunet_jax.models.unet import check_size
+from fbunet_jax.networks import build_network
+from fbunet_jax.passed import NOTHING, Passed
 from fbunet_jax.runs import FoldDirectory, Run, create_or_open
-from fbunet_jax.training.losses import class_weights
 from fbunet_jax.training.parallel import MappedStatistics, MappedTraining, check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
 from fbunet_jax.training.steps import make_train_step
@@ -79,8 +87,8 @@ class FoldSetup:
       validation: the validation part.
       epoch: image index of every crop of an epoch, see `epoch_items`.
       model: the network.
+      loss: see `fbunet_jax.losses`.
       normalisation: fitted on the training part.
-      class_weights: `[K]` float32.
       class_names: in class order.
       missing_classes: names of the classes without a pixel in each part, see `missing_classes`.
     """
@@ -88,9 +96,9 @@ class FoldSetup:
     train: Part
     validation: Part
     epoch: NDArray[np.int32]
-    model: FeedbackUNet
+    model: nn.Module
+    loss: Any
     normalisation: Normalisation
-    class_weights: NDArray[np.float32]
     class_names: tuple[str, ...]
     missing_classes: Mapping[str, tuple[str, ...]]
 
@@ -103,8 +111,15 @@ class FoldSetup:
         ]
 
 
-def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None) -> None:
+def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None, *, passed: Passed = NOTHING) -> None:
     """Create the run directory of a configuration, or check that an existing one has the same settings and data.
+
+    Args:
+      config: the settings.
+      dataset: the images.
+      run: the run directory.
+      fold: that every process of a training must have.
+      passed: what a program passed.
 
     Raises:
       RunError: it has others; another process of this training has others, or another fold, or does not see it.
@@ -115,11 +130,11 @@ def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None
     # where the data lie may differ between hosts
     settings = to_toml(replace(config, data=replace(config.data, root="")))
     processes.check_same(
-        hashlib.sha256(json.dumps([settings, description, fold]).encode()).digest(),
+        hashlib.sha256(json.dumps([settings, description, fold, asdict(passed)]).encode()).digest(),
         "Process {process} has another fold, other settings or other images than process 0. Give every process of a "
-        "training the same command and the same data set; one that shall train alone, --distributed.num-processes 1.",
+        "training the same command and the same data set; to train in one alone, set --distributed.num-processes 1.",
     )
-    processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description))
+    processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description, passed=passed))
     processes.together(lambda: _check_shared(run))
 
 
@@ -130,7 +145,7 @@ def _check_shared(run: Run) -> None:
         if time.monotonic() > until:
             raise RunError(
                 f"{run.dataset}, which process 0 has written, cannot be seen by process {jax.process_index()} on "
-                f"host {socket.gethostname()}. Choose a run directory (--out) on a disk that all hosts share."
+                f"host {socket.gethostname()}. Choose a run directory (out) on a disk that all hosts share."
             )
         time.sleep(0.1)
 
@@ -140,14 +155,21 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=16)
     for name, image, label in zip(dataset.names, dataset.images, dataset.labels, strict=True):
         digest.update(json.dumps([name, image.shape, image.dtype.str]).encode())
-        digest.update(image.tobytes())
-        digest.update(label.tobytes())
+        digest.update(np.ascontiguousarray(image).data)
+        digest.update(np.ascontiguousarray(label).data)
     described = {
         "class_names": list(dataset.class_names),
         "channels": int(dataset.images[0].shape[-1]),
         "fingerprint": digest.hexdigest(),
     }
     return described | ({"label_values": list(dataset.label_values)} if dataset.label_values else {})
+
+
+def passed_fingerprint(dataset: Dataset) -> str:
+    """Return the fingerprint of a data set that a program passes: of all that it holds, groups included."""
+    percentiles = None if dataset.percentiles is None else [each.tolist() for each in dataset.percentiles]
+    parts = json.dumps([describe(dataset), dataset.groups, percentiles]).encode()
+    return hashlib.blake2b(parts, digest_size=16).hexdigest()
 
 
 def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:
@@ -177,32 +199,60 @@ def has_started(directory: FoldDirectory) -> bool:
 
 
 def prepare_fold(
-    config: Config, fold: int, run: Run, *, starts: bool = True
+    config: Config,
+    fold: int,
+    run: Run,
+    *,
+    starts: bool = True,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: Any = None,
 ) -> tuple[Dataset, FoldSetup, dict[str, Any] | None]:
     """Read the data, set up a fold and, if it `starts`, find its initial weights, if any; nothing is written.
+
+    Args:
+      config: the settings.
+      fold: 0 ... K-1.
+      run: which may not exist yet.
+      starts: whether the fold has no checkpoint yet.
+      dataset: in place of the one that the settings describe.
+      model: likewise.
+      loss: likewise.
 
     Raises:
       UserError: anything that can be wrong with the settings, the data, or both together.
     """
     check_batch_size(config.training.batch_size, len(processes.all_devices()))
-    dataset = load_dataset(config.data)
-    setup = set_up_fold(config, dataset, run, fold)
+    dataset = dataset or load_dataset(config.data)
+    setup = set_up_fold(config, dataset, run, fold, model=model, loss=loss)
     total_steps = steps_until_epoch(config.training.epochs, len(setup.epoch), config.training.batch_size)
     learning_rate_schedule(config.training, total_steps)
     channels = setup.train.store.pixels.shape[-1]
-    return dataset, setup, initial_weights(config, fold, setup.model, channels) if starts else None
+    weights = initial_weights(config, fold, setup.model, channels) if starts else None
+    return dataset, setup, weights
 
 
-def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSetup:
-    """Prepare one fold; nothing is written.
+def set_up_fold(
+    config: Config, dataset: Dataset, run: Run, fold: int, *, model: nn.Module | None = None, loss: Any = None
+) -> FoldSetup:
+    """Prepare one fold; nothing is written. A network and a loss take the place of those of the settings.
 
     Raises:
-      UserError: the fold does not exist, or settings and data do not fit each other.
+      UserError: the fold does not exist, or settings, data, network and loss do not fit each other.
     """
     items = part_items(config, run, dataset, fold)
-    check_crop(config)
-    classes = len(dataset.class_names)
-    model = build_model(config, classes=classes, channels=dataset.images[0].shape[-1])
+    classes, channels = len(dataset.class_names), dataset.images[0].shape[-1]
+    if model is None:
+        model = build_network(config, classes=classes, channels=channels)
+    else:
+        devices = len(processes.all_devices())
+        check_network(model, classes=classes, channels=channels, devices=devices, side=config.data.crop)
+        model = with_axis(model, None)
+        _check_statistics(config, model, channels)
+    check_crop(config, multiple_of(model))
+    if loss is not None:
+        rounds = count_rounds(model, abstract_variables(model, channels), channels)
+        check_loss(loss, rounds=rounds, classes=classes)
     normalisation = fit_normalisation(config.data.normalisation, [dataset.images[i] for i in items["train"]])
     train = make_part(dataset, items["train"], normalisation, config.data.crop)
     validation = make_part(dataset, items["validation"], normalisation, config.data.crop)
@@ -219,18 +269,55 @@ def set_up_fold(config: Config, dataset: Dataset, run: Run, fold: int) -> FoldSe
         validation=validation,
         epoch=epoch_items(train.sizes, config.data.crop),
         model=model,
+        loss=settings_loss(config, counts) if loss is None else loss,
         normalisation=normalisation,
-        class_weights=class_weights(counts, config.training.class_weights),
         class_names=dataset.class_names,
         missing_classes=missing_classes(items, present, dataset.class_names),
     )
 
 
+def settings_loss(config: Config, counts: NDArray[np.integer]) -> Any:
+    """Return the loss of a configuration.
+
+    Args:
+      config: the settings.
+      counts: `[K]` pixels of each class in the training part.
+
+    Raises:
+      ConfigError: the settings list a number of weights that is not the number of classes, or stand for a loss that a
+        program passed.
+    """
+    if config.training.class_weights == CUSTOM:
+        raise ConfigError(
+            f"training.class_weights = {CUSTOM!r} stands for a loss that a Python program passed, so the settings "
+            "alone do not describe it: pass it again as loss=."
+        )
+    try:
+        return loss_with(config, class_weights(counts, config.training.class_weights))
+    except ModelError as error:
+        raise ConfigError(f"training.{error}") from error
+
+
+def loss_with(config: Config, weights: NDArray[np.float32]) -> Any:
+    """Return the loss of a configuration with these weights of the classes, `[K]`."""
+    loss = CrossEntropy(weights)
+    return loss + config.training.dice_weight * SoftDice() if config.training.dice_weight else loss
+
+
+def _check_statistics(config: Config, model: nn.Module, channels: int) -> None:
+    has_any = bool(abstract_variables(model, channels)["batch_stats"])
+    if config.training.norm_batch_count and has_any and not has_field(model, "momentum"):
+        raise ModelError(
+            f"The network {type(model).__name__} has no field momentum, so its batch statistics cannot be estimated "
+            "apart from the running ones. Add the field and hand it to nn.BatchNorm, or set training.norm_batches = 0."
+        )
+
+
 def mapped_training(
     config: Config,
-    model: FeedbackUNet,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
-    weights: ArrayLike,
+    loss: Any,
     key: Array,
     devices: Sequence[Device] | None = None,
 ) -> MappedTraining:
@@ -240,7 +327,7 @@ def mapped_training(
       config: the settings.
       model: the network.
       optimizer: from `make_optimizer`.
-      weights: of the classes, `[K]`.
+      loss: see `fbunet_jax.losses`.
       key: from which the key of every step is folded.
       devices: those of all processes by default.
 
@@ -249,8 +336,8 @@ def mapped_training(
     """
     settings = config.training
     return MappedTraining(
-        lambda given: make_train_step(model, optimizer, given, settings.round_weight, settings.dice_weight),
-        weights,
+        lambda given: make_train_step(model, optimizer, given, settings.round_weight),
+        loss,
         crop=config.data.crop,
         augment=_augmentation(config),
         crop_border=settings.crop_border,
@@ -260,7 +347,7 @@ def mapped_training(
     )
 
 
-def mapped_statistics(config: Config, model: FeedbackUNet, key: Array) -> MappedStatistics:
+def mapped_statistics(config: Config, model: nn.Module, key: Array) -> MappedStatistics:
     """Return what estimates batch-norm statistics on the training crops of a configuration."""
     border = config.training.crop_border
     return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), crop_border=border, key=key)
@@ -276,15 +363,15 @@ def _augmentation(config: Config) -> Augmentation:
     )
 
 
-def check_crop(config: Config) -> None:
-    """Raise a ConfigError unless crops of `data.crop` pixels fit the network's levels."""
+def check_crop(config: Config, multiple: int) -> None:
+    """Raise a ConfigError unless crops of `data.crop` pixels are of a size that the network takes."""
     try:
-        check_size(config.data.crop, config.data.crop, len(config.model.widths))
-    except ValueError as error:
+        check_size(config.data.crop, config.data.crop, multiple)
+    except ModelError as error:
         raise ConfigError(f"data.crop = {config.data.crop}: {error}") from error
 
 
-def initial_weights(config: Config, fold: int, model: FeedbackUNet, channels: int) -> dict[str, Any] | None:
+def initial_weights(config: Config, fold: int, model: nn.Module, channels: int) -> dict[str, Any] | None:
     """Return the variables that the best checkpoint of the same fold of `training.initial_weights` holds, if any.
 
     Raises:
@@ -293,7 +380,12 @@ def initial_weights(config: Config, fold: int, model: FeedbackUNet, channels: in
     path = config.training.initial_weights
     if not path:
         return None
-    old = load_trained_fold(Run(Path(path)), fold)
+    run = Run(Path(path))
+    # another network may have the same weights: the shapes decide
+    try:
+        old = load_trained_fold(run, fold, model if run.read_passed().model else None, is_same=False)
+    except RunError as error:
+        raise RunError(f"training.initial_weights = {path}: {error}") from error
     expected = _shapes(abstract_variables(model, channels))
     found = _shapes(old.variables)
     for name in sorted(expected | found):

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
 from fbunet_jax.config import Config, TrainingConfig
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.models.methods import abstract_variables
+from fbunet_jax.models.contract import abstract_variables, initial_variables
 
 
 class TrainState(NamedTuple):
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that `FeedbackUNet.apply` takes.
+        """The variables that the network is applied with.
 
         The parameters are the average, if one is taken; the statistics are the running ones, which are not those of the
         average.
@@ -41,16 +41,14 @@ class TrainState(NamedTuple):
         return {"params": self.params if average is None else average, "batch_stats": self.batch_stats}
 
 
-def create_state(model: FeedbackUNet, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
+def create_state(model: nn.Module, optimizer: optax.GradientTransformation, key: Array, channels: int) -> TrainState:
     """Initialise a state from a random key; the network takes `[N, H, W, channels]`."""
-    size = 2 ** (len(model.widths) - 1)
 
     # Run once: unoptimised it compiles in a fifth of the time (5 s against 33 s on a CPU, JAX 0.10.2).
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def create(key: Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, size, size, channels)), train=False)
-        params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+        params, batch_stats = initial_variables(model, key, channels).values()
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
     return create(key)
 
@@ -133,14 +131,14 @@ def _convolution_kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
 
 
-def abstract_state(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
+def abstract_state(config: Config, model: nn.Module, channels: int) -> TrainState:
     """Return shapes and types of a training state on one local device, wherever it was saved."""
     here = SingleDeviceSharding(jax.local_devices()[0])
     state = state_shapes(config, model, channels)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
 
 
-def state_shapes(config: Config, model: FeedbackUNet, channels: int) -> TrainState:
+def state_shapes(config: Config, model: nn.Module, channels: int) -> TrainState:
     """Return shapes and types of a training state, on no device."""
     variables = abstract_variables(model, channels)
     # the schedule's length does not change the shape of the optimiser's state

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array, lax
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ from fbunet_jax.data.sampling import Size, grid_tiles
 from fbunet_jax.data.store import ImageStore, gather_crop
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.metrics import confusion_matrix
-from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.models.contract import segment
 
 
 class TileBatches(NamedTuple):
@@ -34,18 +35,19 @@ class TileBatches(NamedTuple):
     complete: NDArray[np.int32]
 
 
-def plan_validation(config: Config, sizes: Sequence[Size], devices: int) -> list[TileBatches]:
+def plan_validation(config: Config, sizes: Sequence[Size], devices: int, multiple: int) -> list[TileBatches]:
     """Cut the validation images as the settings say; a batch has about as many pixels as one of training.
 
     Args:
       config: the settings.
       sizes: height and width of each image, pixels.
       devices: which share each batch.
+      multiple: what the network's images are multiples of, pixels.
     """
     pixels = config.training.batch_size * config.data.crop**2
     if config.training.validation_tiles == "separate":
         return plan_separate_tiles(sizes, config.data.crop, devices=devices, pixels=pixels)
-    return plan_tiles(sizes, 2 ** (len(config.model.widths) - 1), devices=devices, pixels=pixels)
+    return plan_tiles(sizes, multiple, devices=devices, pixels=pixels)
 
 
 def plan_separate_tiles(sizes: Sequence[Size], side: int, *, devices: int, pixels: int) -> list[TileBatches]:
@@ -125,7 +127,7 @@ def empty_strip(batches: TileBatches, rounds: int, classes: int) -> NDArray[np.f
 
 
 def add_to_strip(
-    model: FeedbackUNet,
+    model: nn.Module,
     weights: NDArray[np.float32],
     variables: Mapping[str, Any],
     store: ImageStore,
@@ -151,7 +153,7 @@ def add_to_strip(
     """
     rounds, classes, side, width = strip.shape
     image, _ = jax.vmap(lambda tile: gather_crop(store, tile[0], tile[1:], side))(tiles)
-    logits = cast(Array, model.apply(variables, image, train=False)).astype(jnp.float32)
+    logits = segment(model, variables, image).astype(jnp.float32)
     window = weights[:, None] * weights * (tiles[:, 0] >= 0)[:, None, None]
     values = jax.nn.softmax(logits).transpose(1, 0, 4, 2, 3) * window[:, None, None]
     for place in range(len(tiles)):

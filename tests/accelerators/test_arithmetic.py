@@ -8,7 +8,7 @@ import pytest
 from fbunet_jax.accelerators.arithmetic import count_arithmetic
 from fbunet_jax.config import load_config
 from fbunet_jax.models.convolution import convolve
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 
 SIDE, WIDTHS, CLASSES = 32, (4, 8), 3
 
@@ -35,7 +35,7 @@ def unet_flops(batch):
 
 def unet():
     config = load_config("quickstart", method="unet", model={"widths": list(WIDTHS)})
-    model = build_model(config, classes=CLASSES, channels=1)
+    model = build_network(config, classes=CLASSES, channels=1)
     image = floats(5, SIDE, SIDE, 1)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     return model, variables, image

@@ -14,7 +14,9 @@ from fbunet_jax.accelerators.programs import (
     compile_training,
 )
 from fbunet_jax.config import load_config
-from fbunet_jax.models.methods import abstract_variables, build_model
+from fbunet_jax.losses import CrossEntropy
+from fbunet_jax.models.contract import abstract_variables
+from fbunet_jax.networks import build_network
 from fbunet_jax.training.setup import mapped_training
 from fbunet_jax.training.state import create_state, make_optimizer
 
@@ -39,7 +41,7 @@ def programs():
 
 
 def test_arguments_take_the_memory_of_state_images_and_indices(programs):
-    variables = abstract_variables(build_model(CONFIG, classes=3, channels=1), 1)
+    variables = abstract_variables(build_network(CONFIG, classes=3, channels=1), 1)
     state = 4 * (3 * size(variables["params"]) + size(variables["batch_stats"]))  # Adam has two moments
     counters = 4 * 3  # of the state, of Adam, of its schedule
     images = 7 * 40 * 40 * (2 + 1) + 7 * (4 + 8 + 4 + 4)
@@ -49,7 +51,7 @@ def test_arguments_take_the_memory_of_state_images_and_indices(programs):
 
 
 def test_what_is_all_reduced_is_the_gradient_and_twice_the_batch_statistics(programs):
-    variables = abstract_variables(build_model(CONFIG, classes=3, channels=1), 1)
+    variables = abstract_variables(build_network(CONFIG, classes=3, channels=1), 1)
     losses = 2 + 1  # of each round, and the number of pixels
     expected = 4 * (size(variables["params"]) + 2 * size(variables["batch_stats"]) + losses)
     for program in programs.values():
@@ -63,13 +65,14 @@ def test_twice_the_crops_are_twice_the_operations_and_twice_the_traffic(programs
 
 
 def test_the_program_is_the_one_that_training_runs(programs):
-    model = build_model(CONFIG, classes=3, channels=1)
+    model = build_network(CONFIG, classes=3, channels=1)
     optimizer = make_optimizer(CONFIG.training, 100)
     config = load_config(
         "quickstart", method="feedback-conv", training={"batch_size": 8, "augmentation": "none"}, data={"crop": 16}
     )
     devices = jax.local_devices()[:4]
-    mapped = mapped_training(config, model, optimizer, np.array([0.5, 1.25, 2], np.float32), jax.random.key(3), devices)
+    loss = CrossEntropy(np.array([0.5, 1.25, 2], np.float32))
+    mapped = mapped_training(config, model, optimizer, loss, jax.random.key(3), devices)
     state = create_state(model, optimizer, jax.random.key(0), 1)
     real = DATA.shapes()._replace(
         **{name: np.ones(leaf.shape, leaf.dtype) for name, leaf in DATA.shapes()._asdict().items()}
@@ -85,7 +88,7 @@ def test_the_program_is_the_one_that_training_runs(programs):
 
 def test_a_prediction_takes_weights_and_tiles_and_no_optimiser():
     program = compile_prediction(CONFIG, DATA, jax.local_devices()[0], tile=32, batch=2)
-    variables = abstract_variables(build_model(CONFIG, classes=3, channels=1), 1)
+    variables = abstract_variables(build_network(CONFIG, classes=3, channels=1), 1)
     arguments = 4 * size(variables) + 2 * 32 * 32 * 2 + 4 + 4 + 4
     assert program.memory.arguments == pytest.approx(arguments, abs=8)
     assert program.traffic.all_reduced_bytes == 0

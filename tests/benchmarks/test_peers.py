@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import Config, ModelConfig
-from fbunet_jax.models.methods import build_model
-from fbunet_jax.training.losses import round_losses, round_weights
+from fbunet_jax.losses import CrossEntropy, round_weights
+from fbunet_jax.networks import build_network
 
 WIDTHS = (2, 3, 4)
 SIZE, CLASSES = 32, 4
@@ -17,7 +17,7 @@ WEIGHTS = np.array([0.5, 1.0, 2.0, 8.0], np.float32)
 @pytest.fixture(scope="module")
 def ours():
     """Return variables with random statistics, images, labels, and our logits and loss in evaluation mode."""
-    model = build_model(Config(model=ModelConfig(widths=WIDTHS)), classes=CLASSES, channels=1)
+    model = build_network(Config(model=ModelConfig(widths=WIDTHS)), classes=CLASSES, channels=1)
     random = np.random.default_rng(0)
     images = random.normal(size=(2, SIZE, SIZE, 1)).astype(np.float32)
     labels = random.integers(0, CLASSES, (2, SIZE, SIZE)).astype(np.int32)
@@ -25,8 +25,8 @@ def ours():
     variables = jax.tree.map(lambda leaf: np.asarray(leaf) + random.uniform(0, 0.5, leaf.shape), variables)
     variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), variables)
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
-    sums, count = round_losses(logits, jnp.asarray(labels), WEIGHTS)
-    return variables, images, labels, np.asarray(logits), float((sums / count * round_weights(2, 0.5)).sum())
+    losses = CrossEntropy(WEIGHTS)(logits, jnp.asarray(labels))
+    return variables, images, labels, np.asarray(logits), float((losses * round_weights(2, 0.5)).sum())
 
 
 def test_keras_has_our_logits_and_loss(ours):

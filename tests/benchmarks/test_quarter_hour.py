@@ -232,7 +232,7 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
     """What is carried is what is evaluated; the latest checkpoint, from which training resumes, is carried as it is."""
     from fbunet_jax.checkpoints.fold import FoldCheckpoints
     from fbunet_jax.checkpoints.trained import load_trained_fold
-    from fbunet_jax.training.loop import train_fold
+    from fbunet_jax.training.loop import train
 
     config = load_config(
         "quickstart",
@@ -243,7 +243,7 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
     )
     folder, place = TableFolder(tmp_path / "table"), Place("unet", 0, 0)
     run_directory = folder.run(place)
-    train_fold(config, 0, out=run_directory.path, stream=io.StringIO())
+    train(config, 0, out=run_directory.path, stream=io.StringIO())
     before = load_trained_fold(run_directory, 0)
     latest, *best = parts.latest_and_best(folder.fold(place))
     steps = [int(path.name) for path in folder.fold(place).checkpoints.iterdir() if path.name.isdecimal()]

@@ -241,6 +241,8 @@ def test_check_lists_every_fault_and_exits_with_1(here, tmp_path, capsys):
     (("no-such-folder",), "is no folder"),
     ((".",), "images does not exist"),
     (("--data.layout", "folder"), "data.root is not set"),
+    (("--data.layout", "arrays"), "were arrays passed from Python"),
+    ((".", "--data.layout", "arrays"), "were arrays passed from Python"),
     (("--config", "no-such-config"), "no configuration"),
     ((".", "--data.root", "/"), "Give one of them"),
 ])  # fmt: skip

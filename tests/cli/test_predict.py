@@ -25,7 +25,7 @@ from fbunet_jax.figures import class_colours
 from fbunet_jax.inference import files as inference_files
 from fbunet_jax.inference import images as inference_images
 from fbunet_jax.inference import outputs
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]
 TILES = ["--tile", "64"]
@@ -50,7 +50,7 @@ def work(tmp_path_factory):
     data = {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3}
     config = load_config("quickstart", data=data, model={"widths": [2, 3]}, training={"epochs": 2, "batch_size": 8})
     for fold in (0, 1):
-        train_fold(config, fold, out=folder / "run")
+        train(config, fold, out=folder / "run")
     inputs = folder / "in"
     inputs.mkdir()
     pages = np.stack([synthetic_image(seed, 80)[0][..., 0] for seed in range(3)])

@@ -29,7 +29,7 @@ from fbunet_jax.inference import images, volumes, zarr_output
 from fbunet_jax.inference.images import open_image
 from fbunet_jax.inference.volumes import Shard
 from fbunet_jax.inference.windows import PageWindows
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 with warnings.catch_warnings():  # of a default value that the library itself deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -49,7 +49,7 @@ def work(tmp_path_factory):
     # enough for several classes in the answer
     training = {"epochs": 20, "validate_every": 20, "batch_size": 8, "learning_rate": 0.03}
     config = load_config("quickstart", data=data, model={"widths": [2, 3]}, training=training)
-    train_fold(config, 0, out=folder / "run")
+    train(config, 0, out=folder / "run")
     pages = np.stack([synthetic_image(seed, 150)[0][:, :110, 0] for seed in range(2)])
     write_volume(folder / "in.ome.zarr", pages)
     tifffile.imwrite(folder / "stack.tif", pages, compression="zlib", tile=(32, 48), metadata={"axes": "ZYX"})

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fbunet_jax.cli import main
 from fbunet_jax.config import load_config
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
         training={"epochs": 1, "batch_size": 8, "previews": 0},
     )
     run = tmp_path_factory.mktemp("runs") / "run"
-    train_fold(config, 0, out=run, stream=io.StringIO())
+    train(config, 0, out=run, stream=io.StringIO())
     return run
 
 

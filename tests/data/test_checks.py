@@ -230,6 +230,22 @@ FAULTS = {
     ),
     "unknown value": ("label-values", lambda root: write_label(root, truth(1) * 7), {}),
     "0/255 masks": ("label-mask", lambda root: change_labels(root, lambda label: label * 255), {}),
+    "0/255 masks where 255 is ignored": (
+        "label-mask",
+        lambda root: (
+            change_labels(root, lambda label: label * 255),
+            toml("classes = {background = 0, cell = 1}\nignore_value = 255")(root),
+        ),
+        {},
+    ),
+    "anti-aliased masks where 255 is ignored": (
+        "label-mask",
+        lambda root: (
+            change_labels(root, smooth),
+            toml("classes = {background = 0, cell = 1}\nignore_value = 255")(root),
+        ),
+        {},
+    ),
     "anti-aliased masks": (
         "label-edges",
         lambda root: (change_labels(root, smooth), toml("classes = {background = 0, cell = 255}")(root)),
@@ -321,6 +337,15 @@ def test_a_broken_set_yields_its_own_fault_and_no_other_and_cannot_be_loaded(nam
         assert finding.expected == EXPECTED[kind]
         assert finding.remedy or kind == "axes-setting"
         assert not finding.file or Path(finding.file).exists()
+
+
+def test_more_classes_than_indices_are_a_fault(whole):
+    classes = {f"class{value}": value for value in reversed(range(300))}
+    (whole / "dataset.toml").unlink()
+
+    found = {finding.kind: finding.found for finding in check_dataset(settings(whole, classes=classes)).faults}
+
+    assert "expected from 2 to 255 classes" in found["classes"]
 
 
 @pytest.mark.parametrize("name", WARNINGS)

@@ -6,11 +6,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fbunet_jax.config import DataConfig
+from fbunet_jax.config import Config, DataConfig
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.data.store import make_store
-from fbunet_jax.errors import DataError
+from fbunet_jax.errors import ConfigError, DataError
 
 CLASSES = {"background": 0, "cell": 1}
 MASKS = ("membranes", "mitochondria", "synapses")
@@ -135,8 +135,15 @@ def test_sizes_may_differ_but_not_types_or_channels(tmp_path):
 def test_a_label_of_another_size_names_both_files(tmp_path):
     folder(tmp_path, {"a": image()}, {"a": label([0, 1], 9, 8)})
 
-    with pytest.raises(DataError, match=r"images.a.tif has 1 x 8 x 9 .*labels.a.tif has 1 x 9 x 8"):
+    with pytest.raises(DataError, match=r"images.a.tif has 8 x 9 pixels \(height x width\).*labels.a.tif has 9 x 8\."):
         load_folder(tmp_path)
+
+
+def test_a_label_of_other_pages_is_named_with_its_pages(tmp_path):
+    folder(tmp_path, {"a": np.stack([image()] * 3)}, {"a": np.stack([label([0, 1])] * 2)})
+
+    with pytest.raises(DataError, match=r"has 3 x 8 x 9 pixels \(pages x height x width\).* has 2 x 8 x 9\."):
+        load_folder(tmp_path, axes="ZYX")
 
 
 def test_unknown_label_values_are_counted_over_all_files(tmp_path):
@@ -153,6 +160,13 @@ def test_a_0_255_mask_is_recognised_and_the_table_for_it_proposed(tmp_path):
 
     with pytest.raises(DataError, match=r"0/255 masks.* Set classes = \{background = 0, \"my cell\" = 255\}"):
         load_folder(tmp_path, classes={"background": 0, "my cell": 1})
+
+
+def test_a_0_255_mask_is_recognised_where_255_is_ignored(tmp_path):
+    folder(tmp_path, {"a": image()}, {"a": label([0, 255])})
+
+    with pytest.raises(DataError, match=r"0/255 masks.* Set classes = \{background = 0, cell = 255\} without ignore"):
+        load_folder(tmp_path, ignore_value=255)
 
 
 def test_missing_classes_are_an_error_that_shows_the_values_found(tmp_path):
@@ -249,6 +263,18 @@ def test_tiles_have_the_percentiles_of_the_image_that_they_were_cut_from_or_thei
     np.testing.assert_allclose(found, [by_hand(whole[name[0]]) for name in dataset.names], rtol=1e-6)
     dataset, found = affines(percentiles_of="tile")
     np.testing.assert_allclose(found, [by_hand(tile) for tile in dataset.images], rtol=1e-6)
+
+
+def test_the_whole_settings_are_as_good_as_their_part_data(tmp_path):
+    folder(tmp_path, {"a": image()}, {"a": label([0, 1])})
+    data = DataConfig(layout="folder", root=str(tmp_path), classes=CLASSES)
+
+    first, second = load_dataset(data), load_dataset(Config(data=data))
+
+    assert first.names == second.names == ("a",)
+    np.testing.assert_array_equal(first.images, second.images)
+    with pytest.raises(ConfigError, match=r"not str\. To read a folder.*from_arrays"):
+        load_dataset(str(tmp_path))
 
 
 def test_synthetic_images_are_groups_of_their_own_and_differ_between_seeds():

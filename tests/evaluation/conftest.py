@@ -12,7 +12,7 @@ from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import fit_normalisation
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.runs import Run
 from fbunet_jax.training.setup import open_run
 from fbunet_jax.training.state import abstract_state
@@ -21,7 +21,7 @@ from fbunet_jax.training.state import abstract_state
 def write_fold(run, config, dataset, fold, step=1):
     """Write a fold as training leaves it, with weights that nothing has learnt."""
     directory = run.fold(fold)
-    model = build_model(config, classes=len(dataset.class_names), channels=1)
+    model = build_network(config, classes=len(dataset.class_names), channels=1)
     random = np.random.default_rng(7 * fold + len(config.method))
 
     def fill(path, leaf):

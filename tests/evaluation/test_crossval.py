@@ -9,7 +9,7 @@ import pytest
 from fbunet_jax.config import load_config
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import _read_entry, evaluate, fold_entry, missing_folds, pool, table
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 
 def test_a_class_absent_from_truth_and_prediction_leaves_the_mean():
@@ -104,7 +104,7 @@ def run(tmp_path_factory):
     )
     out = tmp_path_factory.mktemp("runs") / "run"
     for fold in (0, 2):
-        train_fold(config, fold, out=out, stream=io.StringIO())
+        train(config, fold, out=out, stream=io.StringIO())
     return out
 
 

@@ -29,6 +29,7 @@ def write_run(folder):
             run.fold(fold).metrics.write_text("".join(json.dumps(line) + "\n" for line in METRICS))
             run.fold(fold).timing.write_text("".join(json.dumps(line) + "\n" for line in TIMING))
             run.fold(fold).environment.write_text(json.dumps(ENVIRONMENT))
+    (folder / "run" / "passed.json").write_text(json.dumps(PASSED))
     return folder / "run"
 
 
@@ -57,6 +58,7 @@ ENVIRONMENT = {
     "backend": "cpu",
     "devices": ["cpu", "cpu"],
 }
+PASSED = {"format": 1, "dataset": "0123456789abcdef" * 2, "model": "a:B(c=1)", "loss": "", "label": "B"}
 INPUTS = {"normalisation": {"kind": "standardise", "mean": [10.0], "deviation": [2.5]}}
 
 
@@ -69,6 +71,19 @@ def judge_run_dataset(path):
     names = found["class_names"]
     if json.loads(path.read_bytes()) != found or names != RUN_DATASET["class_names"]:
         raise WrongAnswerError("the description differs from the file's")
+
+
+def judge_passed(path):
+    from fbunet_jax.evaluation.compare import run_names
+
+    run = Run(path.parent)
+    found = run.read_passed()
+    names = ("dataset", "model", "loss", "label")
+    written = json.loads(path.read_bytes())
+    if [getattr(found, name) for name in names] != [written[name] for name in names]:
+        raise WrongAnswerError("the descriptions differ from the file's")
+    if not all(name.isprintable() for name in run_names([run, Run(path.parent.parent / "other")])):
+        raise WrongAnswerError("a name cannot be printed")
 
 
 def judge_evaluation(path):

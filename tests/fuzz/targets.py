@@ -95,6 +95,7 @@ TARGETS = {
             _table(run_files.RUN_DATASET, "json"),
             run_files.judge_run_dataset,
         ),
+        Target("passed.json", _in_run("passed.json"), _table(run_files.PASSED, "json"), run_files.judge_passed),
         Target("inputs.json", _beside("inputs.json"), _table(run_files.INPUTS, "json"), run_files.judge_inputs),
         Target(
             "evaluation.json",

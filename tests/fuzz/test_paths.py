@@ -19,7 +19,7 @@ from fbunet_jax.data.download import PUBLISHED, registry
 from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.inference.images import find_images
 from fbunet_jax.runs import default_path
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fbunet_jax"
@@ -83,7 +83,7 @@ def test_training_evaluation_and_prediction_write_into_their_folders_only(tmp_pa
         training={"epochs": 1, "batch_size": 8, "previews": 2},
     )
     run = tmp_path / "run"
-    train_fold(config, 0, out=run, stream=io.StringIO())
+    train(config, 0, out=run, stream=io.StringIO())
     assert main(["evaluate", str(run)]) == 0
     assert main(["predict", str(run), str(root / "images"), "--out", str(tmp_path / "out")]) == 0
 

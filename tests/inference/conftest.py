@@ -24,7 +24,8 @@ def random_fold(seed=0, fold=0, *, widths=(2, 3, 4), classes=3, channels=1, norm
     output = params["unet"]["output"]
     params = {"unet": {**params["unet"], "output": {**output, "kernel": 4 * output["kernel"]}}}
     normalisation = normalisation or Normalisation("standardise", (120.0,) * channels, (70.0,) * channels)
-    return TrainedFold(fold, 7, model, {"params": params, **statistics}, normalisation, tuple("abcdef"[:classes]))
+    names = tuple("abcdef"[:classes])
+    return TrainedFold(fold, 7, model, {"params": params, **statistics}, normalisation, names, channels)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference import ensemble
 from fbunet_jax.inference.images import as_pages
 from fbunet_jax.inference.predictor import Predictor, Tiles, sample_rows
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 
 
 def whole(fold, image):
@@ -219,7 +219,7 @@ def run(tmp_path_factory):
     training = {"epochs": 1, "batch_size": 8}
     config = load_config("quickstart", data=data, model={"widths": [2, 3]}, training=training)
     for fold in (0, 2):
-        train_fold(config, fold, out=out)
+        train(config, fold, out=out)
     return out
 
 

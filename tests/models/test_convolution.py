@@ -1,5 +1,7 @@
 """The fast forms of convolution, deconvolution and pooling are the usual operations, with the usual gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,56 @@ def test_a_kernel_gradient_on_an_accelerator_is_one_convolution():
     assert counts == {"cpu": counts["cuda"] + 3, "cuda": counts["tpu"], "tpu": counts["tpu"]}
 
 
+@pytest.mark.parametrize(("shape", "bands"), [((2, 16, 12, 3), 1), ((2, 96, 96, 3), 2)])
+def test_forward_mode_through_a_convolution_is_the_usual_one(shape, bands):
+    random = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        primals, tangents = ([random.normal(size=s) for s in (shape, (3, 3, 3, 4))] for _ in range(2))
+        assert convolution._bands(primals[0]) == bands
+        found, expected = (jax.jvp(operation, primals, tangents) for operation in (convolve, usual))
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == jnp.float64
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_second_derivatives_are_the_usual_ones_forward_over_reverse_and_reverse_over_reverse(rematerialise):
+    random = np.random.default_rng(5)
+    with jax.enable_x64(True):
+        at, along = ([random.normal(size=s) for s in ((2, 96, 96, 1), (3, 3, 1, 2))] for _ in range(2))
+        expected = products_with_hessian(partial(curved, usual, pooled_by_flax), at, along)
+        function = partial(curved, convolve, max_pool)
+        found = products_with_hessian(jax.checkpoint(function) if rematerialise else function, at, along)
+        for product in (*found, expected[1]):
+            for one, other in zip(product, expected[0], strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def curved(convolution, pooling, inputs, kernel):
+    """Return a scalar with second derivatives by the inputs, by the kernel, and by both."""
+    return jnp.sin(pooling(jnp.tanh(convolution(inputs, kernel)))).sum()
+
+
+def products_with_hessian(function, at, along):
+    """Return the product of a Hessian and a vector, forward over reverse and reverse over reverse."""
+    gradient = jax.grad(function, argnums=(0, 1))
+
+    def along_gradient(*arguments):
+        return sum(jnp.vdot(one, other) for one, other in zip(gradient(*arguments), along, strict=True))
+
+    return jax.jvp(gradient, at, along)[1], jax.grad(along_gradient, argnums=(0, 1))(*at)
+
+
+def test_the_gradient_of_one_convolution_needs_its_arguments_and_that_of_one_pooling_the_places():
+    def kept(operation, *arguments):
+        _, gradient = jax.vjp(operation, *arguments)
+        return sorted((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(gradient))
+
+    inputs, kernel = jnp.ones((2, 96, 96, 3)), jnp.ones((3, 3, 3, 4))
+    assert kept(convolve, inputs, kernel) == [(inputs.shape, "float32"), (kernel.shape, "float32")]
+    assert kept(max_pool, inputs) == [((2, 48, 48, 3), "int8")]
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_deconvolution_is_that_of_flax_with_the_same_parameters(dtype):
     random = np.random.default_rng(1)
@@ -83,20 +135,27 @@ def test_deconvolution_is_that_of_flax_with_the_same_parameters(dtype):
     )
 
 
-def test_max_pooling_is_that_of_flax_with_its_gradient():
+def pooled_by_flax(inputs):
+    return nn.max_pool(inputs, window_shape=(2, 2), strides=(2, 2))
+
+
+def test_max_pooling_is_that_of_flax_with_its_derivatives():
     random = np.random.default_rng(2)
-    inputs = random.normal(size=(2, 6, 8, 3)).astype(np.float32)
+    inputs, tangents = random.normal(size=(2, 2, 6, 8, 3)).astype(np.float32)
     weights = random.normal(size=(2, 3, 4, 3)).astype(np.float32)
-
-    def theirs(x):
-        return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-
-    np.testing.assert_array_equal(max_pool(inputs), theirs(inputs))
-    found, expected = (jax.grad(weighted(pool, weights))(inputs) for pool in (max_pool, theirs))
+    np.testing.assert_array_equal(max_pool(inputs), pooled_by_flax(inputs))
+    found, expected = (jax.grad(weighted(pool, weights))(inputs) for pool in (max_pool, pooled_by_flax))
     np.testing.assert_array_equal(found, expected)
+    with jax.enable_x64(True):
+        at, along = inputs.astype(np.float64), tangents.astype(np.float64)
+        found, expected = (jax.jvp(pool, (at,), (along,)) for pool in (max_pool, pooled_by_flax))
+        assert found[1].dtype == jnp.float64
+        np.testing.assert_array_equal(found, expected)
 
 
-def test_the_first_of_equal_maxima_has_the_gradient():
+def test_the_first_of_equal_maxima_has_the_derivative():
     for values, expected in (([1, 3, 3, 0], [0, 1, 0, 0]), ([2, 0, 2, 2], [1, 0, 0, 0]), ([0, 0, 1, 1], [0, 0, 1, 0])):
         gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.array(values, jnp.float32).reshape(1, 2, 2, 1))
         np.testing.assert_array_equal(gradient.reshape(4), expected)
+        forward = jax.jacfwd(lambda x: max_pool(x.reshape(1, 2, 2, 1)))(jnp.array(values, jnp.float32))
+        np.testing.assert_array_equal(forward.reshape(4), expected)

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from fbunet_jax.errors import ConfigError
+from fbunet_jax.errors import ModelError
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps, round_inputs
 from fbunet_jax.models.unet import UNet
 
@@ -208,10 +208,10 @@ def test_replace_feeds_the_image_first_and_only_the_maps_afterwards(channels):
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_replace_with_other_channels_is_an_error_that_names_concat(channels):
-    message = f"{channels} channels and there are 3 classes.*1 or 3 channels.*--model.feedback concat"
-    with pytest.raises(ConfigError, match=message):
+    message = f"{channels} channels and there are 3 classes.*1 or 3 channels.*Use feedback 'concat'"
+    with pytest.raises(ModelError, match=message):
         round_inputs(jnp.zeros((1, 2, 2, channels)), None, "replace", CLASSES)
-    with pytest.raises(ConfigError, match=re.compile("concat")):
+    with pytest.raises(ModelError, match=re.compile("concat")):
         abstract(make_model(), jnp.zeros((1, 2, 2, channels)))
 
 
@@ -318,3 +318,86 @@ def test_rematerialisation_changes_memory_and_neither_loss_statistics_nor_gradie
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-3 * float(jnp.abs(b).max()))
     assert rematerialised < kept / 2
+
+
+def entropy(images, probabilities):
+    doubt = jnp.zeros_like(images[..., :1])
+    if probabilities is not None:
+        doubt = -(probabilities * jnp.log(probabilities)).sum(axis=-1, keepdims=True)
+    return jnp.concatenate([images, doubt], axis=-1)
+
+
+class Gate(nn.Module):
+    """Maps times a learned number a class."""
+
+    @nn.compact
+    def __call__(self, images, probabilities):
+        gate = self.param("gate", nn.initializers.constant(0.25), (1, 1, 1, CLASSES))
+        maps = jnp.zeros((*images.shape[:-1], CLASSES)) if probabilities is None else probabilities
+        return jnp.concatenate([images, gate * maps], axis=-1)
+
+
+def test_a_function_decides_what_every_round_sees(images):
+    model = make_model(rounds=3, feedback=entropy)
+    variables = random_variables(model, images)
+    calls, logits, _ = recorded(model, variables, images, UNet, train=False)
+
+    for index, (inputs, *_) in enumerate(calls["unet"]):
+        expected = np.zeros(images.shape)
+        if index:
+            p = np.exp(np.asarray(logits[index - 1], np.float64))
+            p /= p.sum(axis=-1, keepdims=True)
+            expected = -(p * np.log(p)).sum(axis=-1, keepdims=True)
+        np.testing.assert_array_equal(inputs[..., :1], images)
+        np.testing.assert_allclose(inputs[..., 1:], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_learns_with_the_same_parameters_in_every_round(images):
+    model = make_model(rounds=3, feedback=Gate())
+    variables = random_variables(model, images)
+    assert abstract(model, images)["params"]["feedback"]["gate"].shape == (1, 1, 1, CLASSES)
+    gate = jnp.full((1, 1, 1, CLASSES), 0.25)
+    variables = {**variables, "params": variables["params"] | {"feedback": {"gate": gate}}}
+    calls, logits, _ = recorded(model, variables, images, UNet, train=False)
+    for index in (1, 2):
+        expected = 0.25 * jax.nn.softmax(logits[index - 1])
+        np.testing.assert_allclose(calls["unet"][index][0][..., 1:], expected, rtol=1e-5)
+
+    def loss(params):
+        return (model.apply(variables | {"params": params}, images, train=False)[-1] ** 2).sum()
+
+    assert jnp.abs(jax.grad(loss)(variables["params"])["feedback"]["gate"]).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("feedback", "words"),
+    [
+        (lambda images, p: images if p is None else p, r"\[2, 4, 6, 3\] in round 2; expected \[2, 4, 6, 1\]"),
+        (lambda images, p: None, "returned a NoneType in round 1"),
+        (lambda images, p: images[:, ::2], r"\[2, 2, 6, 1\] in round 1; expected \[2, 4, 6, 1\]"),
+    ],
+)
+def test_a_feedback_whose_maps_do_not_fit_is_named_with_the_round_and_both_shapes(images, feedback, words):
+    with pytest.raises(ModelError, match=words):
+        abstract(make_model(feedback=feedback), images)
+
+
+def test_an_error_of_a_feedback_says_in_which_round_it_was():
+    with pytest.raises(TypeError) as error:
+        abstract(make_model(feedback=lambda images, p: jnp.concatenate([images, p], -1)), jnp.zeros((1, 4, 4, 1)))
+    assert "Raised by the feedback in round 1, where the probabilities are None." in error.value.__notes__
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"convlstm": "abx"}, "convlstm = 'abx' has x: expected letters of 'abcde'"),
+        ({"recurrent": "f"}, "recurrent = 'f' has f"),
+        ({"rounds": 0}, "rounds = 0"),
+        ({"feedback": "replaced"}, "Did you mean 'replace'"),
+        ({"feedback": 3}, "feedback = 3: expected one of replace, concat, image, or a function or module"),
+    ],
+)
+def test_a_field_that_cannot_be_is_refused_when_the_network_is_described(fields, words):
+    with pytest.raises(ModelError, match=words):
+        make_model(**fields)

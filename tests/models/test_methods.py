@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from fbunet_jax import config
-from fbunet_jax.config import Config, ModelConfig
-from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.methods import METHODS, abstract_variables, build_model, count_parameters
+from fbunet_jax.errors import ModelError
+from fbunet_jax.models.build import build_method
+from fbunet_jax.models.contract import abstract_variables, count_parameters
+from fbunet_jax.models.methods import METHODS
 
 CLASSES = 4
 
@@ -34,7 +34,7 @@ COUNTS = {
 
 
 def model_of(method, channels=1, **settings):
-    return build_model(Config(method=method, model=ModelConfig(**settings)), classes=CLASSES, channels=channels)
+    return build_method(method, classes=CLASSES, channels=channels, **settings)
 
 
 # The arithmetic, layer by layer, for widths 8, 16, 32, 64, 128: (letter of the paper, inputs, outputs).
@@ -156,9 +156,7 @@ def test_unet_wide_has_the_parameters_of_the_papers_method_within_1_percent():
     assert model.widths == (18, 35, 70, 141, 282)
     assert count_parameters(model, 1) == COUNTS["unet-wide"][0]
     assert abs(COUNTS["unet-wide"][0] - wanted) < 0.01 * wanted
-    plain = ModelConfig(widths=model.widths)
-    same = build_model(Config(method="unet", model=plain), classes=CLASSES, channels=1)
-    assert same == model
+    assert model_of("unet", widths=model.widths) == model
 
 
 @pytest.mark.parametrize(("widths", "channels"), [((16, 32, 64), 3), ((32, 32, 32), 1), ((12, 24), 1)])
@@ -168,8 +166,7 @@ def test_unet_wide_follows_the_configured_widths(widths, channels):
     assert wide == pytest.approx(wanted, rel=0.01)
 
 
-def test_every_method_of_the_settings_is_in_the_table_in_the_same_order():
-    assert tuple(METHODS) == config.METHODS
+def test_every_method_of_the_table_is_counted_here_and_described_apart():
     assert set(COUNTS) == set(METHODS)
     assert len({method.description for method in METHODS.values()}) == len(METHODS)
 
@@ -190,18 +187,19 @@ def test_one_round_of_feedback_conv_is_the_plain_unet():
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.rounds == 1])
 def test_rounds_cannot_be_set_for_methods_of_one_round(method):
-    with pytest.raises(ConfigError, match=rf"method '{method}' has one round.*model\.rounds = 2"):
+    with pytest.raises(ModelError, match=rf"Method '{method}' has one round, and rounds = 2 was given") as error:
         model_of(method, rounds=2)
+    assert error.value.field == "rounds"
 
 
 @pytest.mark.parametrize("method", ["unet", "unet-wide", "ru-net"])
 @pytest.mark.parametrize("feedback", ["concat", "replace"])
 def test_feedback_cannot_be_set_for_methods_without(method, feedback):
-    with pytest.raises(ConfigError, match=rf"method '{method}' has no feedback.*{feedback}"):
+    with pytest.raises(ModelError, match=rf"Method '{method}' has no feedback.*{feedback}"):
         model_of(method, feedback=feedback)
 
 
-def test_settings_reach_the_network_and_override_the_method():
+def test_fields_reach_the_network_and_override_the_method():
     model = model_of(
         "feedback-convlstm",
         2,
@@ -209,9 +207,9 @@ def test_settings_reach_the_network_and_override_the_method():
         feedback="concat",
         widths=(4, 6),
         gate_activation="sigmoid",
-        batch_norm_momentum=0.9,
-        batch_norm_epsilon=1e-5,
-        precision="bfloat16",
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype="bfloat16",
     )
     assert (model.rounds, model.feedback, model.widths, model.classes) == (3, "concat", (4, 6), CLASSES)
     assert (model.gate_activation, model.momentum, model.epsilon) == ("sigmoid", 0.9, 1e-5)
@@ -221,5 +219,43 @@ def test_settings_reach_the_network_and_override_the_method():
 
 @pytest.mark.parametrize("method", ["feedback-convlstm", "feedback-conv", "convlstm-one-round"])
 def test_channels_that_do_not_fit_the_feedback_are_refused_when_the_network_is_built(method):
-    with pytest.raises(ConfigError, match=r"3 channels and there are 4 classes.*concat"):
+    with pytest.raises(ModelError, match=r"3 channels and there are 4 classes.*concat"):
         model_of(method, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("feedback-convlsm", {}, "'feedback-convlsm' is not a method. Did you mean 'feedback-convlstm'?"),
+        ("unet", {"width": (2, 4)}, "no field 'width'. Did you mean 'widths'?"),
+        ("unet", {"convlstm": "a"}, "convlstm is what sets method 'unet' apart"),
+        (
+            "feedback-conv",
+            {"feedback": "concatenate"},
+            "feedback = 'concatenate': expected one of replace, ",
+        ),
+        ("feedback-conv", {"widths": (4,)}, "widths = (4,): expected at least two levels"),
+        ("feedback-conv", {"rounds": 0}, "rounds = 0: expected a whole number of at least 1"),
+        (
+            "feedback-conv",
+            {"gate_activation": "relu"},
+            "gate_activation = 'relu': expected one of hard_sigmoid",
+        ),
+    ],
+)
+def test_a_mistake_in_a_name_or_field_is_a_sentence_without_words_of_the_command_line(name, fields, words):
+    with pytest.raises(ModelError) as error:
+        model_of(name, **fields)
+    assert words in str(error.value)
+    assert "--" not in str(error.value)
+    assert "model." not in str(error.value)
+
+
+def test_a_feedback_of_ones_own_goes_into_any_method_of_several_rounds():
+    def nothing(images, probabilities):
+        del probabilities
+        return images
+
+    assert model_of("feedback-conv", 3, feedback=nothing).feedback is nothing
+    with pytest.raises(ModelError, match="has no feedback"):
+        model_of("unet", feedback=nothing)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.runs import Run
 from fbunet_jax.training.state import abstract_state
 
@@ -64,7 +64,7 @@ class TrainingCommand:
         """Return everything that must be the same after an interruption, as bytes by name."""
         run = Run(self.out)
         config, dataset = run.read_config(), run.read_dataset()
-        model = build_model(config, classes=len(dataset["class_names"]), channels=dataset["channels"])
+        model = build_network(config, classes=len(dataset["class_names"]), channels=dataset["channels"])
         found = {"metrics.jsonl": self.fold.metrics.read_bytes()}
         with FoldCheckpoints(self.fold, read_only=True) as checkpoints:
             best, latest = checkpoints.best_step(), checkpoints.latest_step()

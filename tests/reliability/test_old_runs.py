@@ -21,7 +21,7 @@ from fbunet_jax.evaluation.crossval import evaluate, present_entries
 from fbunet_jax.evaluation.segmentation import load_run_data
 from fbunet_jax.inference.predictor import load
 from fbunet_jax.runs import Run
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 from fbunet_jax.training.parallel import MappedValidation, replicate
 from fbunet_jax.training.setup import make_part, part_items
 from fbunet_jax.training.tiles import plan_separate_tiles
@@ -46,7 +46,7 @@ def test_it_segments_as_it_did(run):
     part = make_part(dataset, items, trained.normalisation, config.data.crop)
     plan = plan_separate_tiles(part.sizes, config.data.crop, devices=1, pixels=1)
     devices = jax.devices()[:1]
-    counts = MappedValidation(trained.model, plan, devices=devices)(
+    counts = MappedValidation(trained.model, len(trained.class_names), plan, devices=devices)(
         *replicate((trained.variables, part.store), devices)
     )
     (before,) = json.loads(run.evaluation("test").read_text())["folds"]
@@ -71,7 +71,7 @@ def test_its_settings_say_how_its_folds_were_made(run):
 def test_it_goes_on_in_the_middle_of_an_epoch(run):
     before = run.fold(0).metrics.read_text()
     stream = io.StringIO()
-    result = train_fold(run.read_config(), 0, out=run.path, stream=stream)
+    result = train(run.read_config(), 0, out=run.path, stream=stream)
     assert "goes on at step 103:" in stream.getvalue()
     assert not result.was_finished
     assert result.steps == 120

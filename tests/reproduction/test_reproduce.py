@@ -15,7 +15,7 @@ from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.locks import fold_lock
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.reproduction import reproduce as module
 from fbunet_jax.reproduction.cells import Place, read_cell, read_cells
 from fbunet_jax.reproduction.reproduce import reproduce, select_places
@@ -55,7 +55,7 @@ def forbid_training(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("a cell is trained")
 
-    monkeypatch.setattr(module, "train_fold", fail)
+    monkeypatch.setattr(module, "train", fail)
 
 
 def test_a_cell_holds_the_evaluation_of_its_run_with_setting_device_and_steps(finished):
@@ -76,7 +76,7 @@ def test_the_npz_alone_gives_the_cells_confusion_matrices_again(finished):
     setting = json.loads(str(arrays["setting"]))
     variables = unflatten_dict({n: a for n, a in arrays.items() if n.startswith(("params/", "batch_stats/"))}, sep="/")
     config = load_config("quickstart", method=setting["method"], **{name: setting[name] for name in ("data", "model")})
-    model = build_model(config, classes=len(arrays["class_names"]), channels=1)
+    model = build_network(config, classes=len(arrays["class_names"]), channels=1)
     dataset = load_dataset(config.data)
     folds = json.loads((finished / "runs" / "feedback-conv-seed2" / "folds.json").read_text())["folds"]
     tested = [index for index, group in enumerate(dataset.groups) if group in folds[1]["test"]]
@@ -202,7 +202,7 @@ def test_a_cell_that_fails_does_not_keep_the_others_from_being_tried(tmp_path, m
         tried.append((config.method, fold, config.seed))
         raise RunError("The loss was not finite.")
 
-    monkeypatch.setattr(module, "train_fold", fail)
+    monkeypatch.setattr(module, "train", fail)
     places = [PLACE, Place("unet", 0, 0)]
     outcome, told = fill(tmp_path, places)
     assert tried == [tuple(place) for place in places]
@@ -212,7 +212,7 @@ def test_a_cell_that_fails_does_not_keep_the_others_from_being_tried(tmp_path, m
 
 def test_a_cell_that_another_process_trains_is_left_to_it_and_one_that_has_begun_comes_first(tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(module, "train_fold", lambda config, fold, **options: tried.append(fold) or stop())
+    monkeypatch.setattr(module, "train", lambda config, fold, **options: tried.append(fold) or stop())
 
     def stop():
         raise RunError("not now")

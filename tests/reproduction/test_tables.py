@@ -2,7 +2,8 @@ import itertools
 
 import pytest
 
-from fbunet_jax.config import METHODS, load_config
+from fbunet_jax.config import load_config
+from fbunet_jax.models.methods import METHODS
 from fbunet_jax.reproduction.tables import TABLES
 
 ROWS = [(table, row) for table in TABLES.values() for row in table.rows]

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from fbunet_jax import losses
 from fbunet_jax.data.augment import random_dihedral
 from fbunet_jax.data.sampling import make_sampler
 from fbunet_jax.data.store import ImageStore
@@ -42,6 +43,22 @@ def random_store(images=10):
     )
 
 
+class Focal(losses.Loss):
+    """A user's loss: no pytree, its value no quotient of its sums, which is not the same over shares of a batch."""
+
+    def __init__(self, gamma):
+        self.gamma = gamma
+
+    def statistics(self, logits, labels):
+        counted, targets = losses.targets_of(labels, logits)
+        log_p = (targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+        focal = -((1 - jnp.exp(log_p)) ** self.gamma * log_p)
+        return {"focal": focal.sum(axis=(1, 2, 3)), "pixels": counted.sum()}
+
+    def value(self, sums):
+        return jnp.sqrt(1 + sums["focal"]) / (7 + sums["pixels"])
+
+
 def without_axis_name(next_function, arguments, options, context):
     """Take the axis name from one batch normalisation."""
     if isinstance(context.module, nn.BatchNorm) and context.module.path[-2:] == ("decoder_1_first", "norm_round_1"):
@@ -54,16 +71,16 @@ def train(model, precision, case):
     optimizer = optax.sgd(1.0)
     state = create_state(model, optimizer, jax.random.key(0), channels=1)
     state = jax.tree.map(lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
-    weights = jnp.array([0.5, 1.0, 2.0])
+    loss = losses.CrossEntropy(jnp.array([0.5, 1.0, 2.0])) + 0.5 * losses.SoftDice() + 0.3 * Focal(jnp.array(2.0))
 
-    def make_step(weights):
-        return make_train_step(model, optimizer, weights, 0.5, dice_weight=0.5)
+    def make_step(given):
+        return make_train_step(model, optimizer, given, 0.5)
 
     store, key = random_store(), jax.random.key(7)
     items = np.random.default_rng(1).integers(0, 10, (STEPS, BATCH)).astype(np.int32)
     history = []
     if case == "jitted":
-        train_step, sample = make_step(weights), make_sampler(SIDE, random_dihedral)
+        train_step, sample = make_step(loss), make_sampler(SIDE, random_dihedral)
         store = jax.tree.map(jnp.asarray, store)
         step = jax.jit(lambda s, i: train_step(s, sample(store, jax.random.fold_in(key, s.step), i, jnp.arange(BATCH))))
         for row in items:
@@ -72,7 +89,7 @@ def train(model, precision, case):
         return history
     used = jax.devices()[: 4 if case in ("unmapped-norm", "loop") else int(case)]
     options = {"crop": SIDE, "augment": random_dihedral, "batch_size": BATCH, "key": key, "devices": used}
-    mapped = MappedTraining(make_step, weights, steps_per_call=3 if case == "loop" else None, **options)
+    mapped = MappedTraining(make_step, loss, steps_per_call=3 if case == "loop" else None, **options)
     state, store = replicate((state, store), used)
     # the loop takes 1, 3 and 1 of at most 3 steps a call, the others 1
     for rows in np.split(items, [1, 4] if case == "loop" else range(1, STEPS)):

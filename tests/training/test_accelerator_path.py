@@ -9,10 +9,10 @@ import pytest
 
 from fbunet_jax.config import load_config
 from fbunet_jax.data.store import ImageStore
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.training import parallel
 from fbunet_jax.training.parallel import replicate
-from fbunet_jax.training.setup import mapped_training
+from fbunet_jax.training.setup import loss_with, mapped_training
 from fbunet_jax.training.state import create_state, make_optimizer
 
 SIDE, IMAGES, STEPS = 16, 6, 7
@@ -27,10 +27,11 @@ WEIGHTS = np.array([0.5, 1, 2], np.float32)
 
 
 def mapped(config=CONFIG, weights=WEIGHTS, seed=0):
-    model = build_model(config, classes=3, channels=1)
+    model = build_network(config, classes=3, channels=1)
     optimizer = make_optimizer(config.training, STEPS)
     state = create_state(model, optimizer, jax.random.key(0), 1)
-    return state, mapped_training(config, model, optimizer, weights, jax.random.key(seed), jax.local_devices()[:4])
+    key, devices = jax.random.key(seed), jax.local_devices()[:4]
+    return state, mapped_training(config, model, optimizer, loss_with(config, weights), key, devices)
 
 
 def store():

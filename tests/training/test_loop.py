@@ -14,16 +14,17 @@ from fbunet_jax import figures
 from fbunet_jax.checkpoints import fold as checkpoints
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.checkpoints.trained import load_trained_fold
-from fbunet_jax.config import METHODS, load_config
+from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.inference import tiling
 from fbunet_jax.interruption import Interruption
+from fbunet_jax.models.methods import METHODS
 from fbunet_jax.runs import Run
 from fbunet_jax.training import validation
 from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 from fbunet_jax.training.parallel import MappedTraining
 
 TINY = {
@@ -42,7 +43,7 @@ def tiny(**changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     stream = io.StringIO()
-    result = train_fold(tiny(), 1, out=tmp_path_factory.mktemp("runs") / "run", stream=stream)
+    result = train(tiny(), 1, out=tmp_path_factory.mktemp("runs") / "run", stream=stream)
     return result, stream.getvalue()
 
 
@@ -92,7 +93,7 @@ def test_a_finished_fold_says_so_and_is_left_as_it_is(finished):
     result, _ = finished
     before = {path: path.stat().st_mtime_ns for path in result.run.rglob("*") if path.is_file()}
     stream = io.StringIO()
-    again = train_fold(tiny(), 1, out=result.run, stream=stream)
+    again = train(tiny(), 1, out=result.run, stream=stream)
     assert again.was_finished
     assert not result.was_finished
     assert (again.best_step, again.best_mean_iou, again.iou) == (result.best_step, result.best_mean_iou, result.iou)
@@ -110,10 +111,10 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_like_one_that_was_not(finis
 
     monkeypatch.setattr(figures, "draw_curves", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+        train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
     monkeypatch.undo()
     stream = io.StringIO()
-    resumed = train_fold(tiny(), 1, out=tmp_path / "run", stream=stream)
+    resumed = train(tiny(), 1, out=tmp_path / "run", stream=stream)
     assert "goes on at step 6" in stream.getvalue()
     assert resumed.directory.metrics.read_bytes() == result.directory.metrics.read_bytes()
     assert (resumed.best_step, resumed.best_mean_iou) == (result.best_step, result.best_mean_iou)
@@ -127,7 +128,7 @@ def test_fresh_starts_over_and_deletes_nothing(finished, tmp_path):
     shutil.copytree(finished[0].run, tmp_path / "run")
     short = tiny(training=TINY["training"] | {"epochs": 24})
     stream = io.StringIO()
-    result = train_fold(short, 1, out=tmp_path / "run", fresh=True, stream=stream)
+    result = train(short, 1, out=tmp_path / "run", fresh=True, stream=stream)
     assert not result.was_finished
     assert "starts" in stream.getvalue()
     old = tmp_path / "run" / "fold_1.old-1"
@@ -136,12 +137,12 @@ def test_fresh_starts_over_and_deletes_nothing(finished, tmp_path):
 
 def test_a_fold_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(DataError, match="0"):
-        train_fold(tiny(), 3, out=tmp_path / "run")
+        train(tiny(), 3, out=tmp_path / "run")
 
 
 def test_another_method_in_the_same_run_is_refused(finished):
     with pytest.raises(RunError, match="method was 'feedback-convlstm' and is now 'unet'"):
-        train_fold(tiny(method="unet"), 1, out=finished[0].run)
+        train(tiny(method="unet"), 1, out=finished[0].run)
 
 
 def test_other_images_in_the_same_run_are_refused(finished, tmp_path):
@@ -149,12 +150,12 @@ def test_other_images_in_the_same_run_are_refused(finished, tmp_path):
     description = tmp_path / "run" / "dataset.json"
     description.write_text(description.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
     with pytest.raises(RunError, match="fingerprint of the data"):
-        train_fold(tiny(), 1, out=tmp_path / "run")
+        train(tiny(), 1, out=tmp_path / "run")
 
 
 def test_a_crop_that_the_levels_cannot_halve_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.crop = 31.* 30 or 32"):
-        train_fold(tiny(data=TINY["data"] | {"crop": 31}), 0, out=tmp_path / "run")
+        train(tiny(data=TINY["data"] | {"crop": 31}), 0, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
@@ -162,12 +163,12 @@ def test_initial_weights_come_from_the_best_checkpoint_and_their_shapes_are_chec
     result, _ = finished
     settings = {"initial_weights": str(result.run), "learning_rate": 1e-12, "weight_average": average}
     config = tiny(training=TINY["training"] | settings)
-    continued = train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO())
+    continued = train(config, 1, out=tmp_path / "run", stream=io.StringIO())
     old, new = (load_trained_fold(Run(r.run), 1).variables["params"] for r in (result, continued))
     for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
     with pytest.raises(RunError, match=r"initial_weights.* absent"):
-        train_fold(tiny(**{"method": "unet", "training": config_table(result.run)}), 1, out=tmp_path / "unet")
+        train(tiny(**{"method": "unet", "training": config_table(result.run)}), 1, out=tmp_path / "unet")
 
 
 def config_table(run):
@@ -181,7 +182,7 @@ def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, m
     monkeypatch.setattr(tiling, "DEFAULT_TILE", 32)
     data = TINY["data"] | {"synthetic_size": 48}
     config = tiny(data=data, training=TINY["training"] | settings | {"save_minutes": 0})
-    whole = train_fold(config, 1, out=tmp_path / "whole", stream=io.StringIO())
+    whole = train(config, 1, out=tmp_path / "whole", stream=io.StringIO())
     interruption, call = Interruption(), MappedTraining.__call__
 
     def stopping(self, state, store, items):
@@ -191,8 +192,8 @@ def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, m
     with monkeypatch.context() as stopped_at_once:
         stopped_at_once.setattr(MappedTraining, "__call__", stopping)
         with pytest.raises(KeyboardInterrupt, match="step 1 of"):
-            train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
-    stopped = train_fold(config, 1, out=tmp_path / "stopped", stream=io.StringIO())
+            train(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
+    stopped = train(config, 1, out=tmp_path / "stopped", stream=io.StringIO())
     assert stopped.directory.metrics.read_bytes() == whole.directory.metrics.read_bytes()
     last = whole.steps
     ends = [checkpoint(result.directory, last) for result in (whole, stopped)]
@@ -200,10 +201,10 @@ def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, m
         np.testing.assert_array_equal(ends[1][name], values)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_trains(method, tmp_path):
     config = tiny(method=method, training=TINY["training"] | {"epochs": 8, "validate_every": 8, "previews": 0})
-    result = train_fold(config, 0, out=tmp_path / "run", stream=io.StringIO())
+    result = train(config, 0, out=tmp_path / "run", stream=io.StringIO())
     assert result.steps == 3  # 3 training images, 8 epochs, batches of 8
     assert np.isfinite(result.best_mean_iou)
 
@@ -240,7 +241,7 @@ def test_a_class_that_the_validation_part_lacks_is_named_and_does_not_count(tmp_
     stream = io.StringIO()
     data = TINY["data"] | {"synthetic_size": 24}  # mitochondria are in no validation image of fold 0
     training = TINY["training"] | {"epochs": 8, "previews": 0}
-    result = train_fold(tiny(method="unet", data=data, training=training), 0, out=tmp_path / "run", stream=stream)
+    result = train(tiny(method="unet", data=data, training=training), 0, out=tmp_path / "run", stream=stream)
     warning = "Warning: class 'mitochondria' has no pixel in the validation part of fold 0: its validation IoU is n/a"
     assert stream.getvalue().count(warning) == 1
     assert "mitochondria n/a" in stream.getvalue()
@@ -255,18 +256,18 @@ def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_pa
     fold = Run(tmp_path / "run").fold(1)
     shutil.rmtree(fold.checkpoints)
     for _ in range(2):
-        with pytest.raises(RunError, match=r"checkpoints are gone from .*--fresh"):
-            train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+        with pytest.raises(RunError, match=r"checkpoints are gone from .*\(fresh\)"):
+            train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
     assert fold.metrics.read_bytes() == finished[0].directory.metrics.read_bytes()
     # also when one validation is recorded, which happens without a checkpoint, but never without its folder
     lines = fold.metrics.read_text().splitlines(keepends=True)
     until = next(number for number, line in enumerate(lines) if '"validation"' in line)
     fold.metrics.write_text("".join(lines[: until + 1]))
-    with pytest.raises(RunError, match=r"checkpoints are gone from .*--fresh"):
-        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+    with pytest.raises(RunError, match=r"checkpoints are gone from .*\(fresh\)"):
+        train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
     fold.checkpoints.write_text("")
     with pytest.raises(RunError, match="is a file: expected the folder"):
-        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+        train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
 
 
 def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, monkeypatch):
@@ -290,7 +291,7 @@ def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, mon
     monkeypatch.setattr(checkpoints, "seal", slow_seal)
     monkeypatch.setattr(FoldCheckpoints, "wait", noting(wait, 1))
     monkeypatch.setattr(FoldCheckpoints, "save", noting(save, 2))
-    train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+    train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
     assert len(recorded) > 1
     assert recorded[0] == 1
 
@@ -302,7 +303,7 @@ def test_a_foreign_line_among_the_records_is_named(finished, tmp_path, line):
     fold.metrics.write_bytes(fold.metrics.read_bytes() + line)
     lines = fold.metrics.read_bytes().count(b"\n")
     with pytest.raises(RunError, match=rf"metrics.jsonl, line {lines} is no record"):
-        train_fold(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
+        train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())
 
 
 def test_records_that_are_missing_are_told(finished, tmp_path):
@@ -311,7 +312,7 @@ def test_records_that_are_missing_are_told(finished, tmp_path):
     shutil.rmtree(fold.checkpoints / "9")
     fold.metrics.write_bytes(b"".join(fold.metrics.read_bytes().splitlines(keepends=True)[:3]))
     stream = io.StringIO()
-    train_fold(tiny(), 1, out=tmp_path / "run", stream=stream)
+    train(tiny(), 1, out=tmp_path / "run", stream=stream)
     assert "lacks records before step" in stream.getvalue()
 
 
@@ -328,7 +329,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_nothing_of_it_is_sa
     monkeypatch.setattr(MappedTraining, "__call__", poison)
     config = tiny(training=TINY["training"] | {"batch_size": 8, "save_minutes": 0.0})
     with pytest.raises(RunError, match=r"not finite at step 4 of fold 0, with learning rate .*gradient_clip") as raised:
-        train_fold(config, 0, out=tmp_path / "run", stream=io.StringIO())
+        train(config, 0, out=tmp_path / "run", stream=io.StringIO())
     dataset = load_dataset(config.data)
     told = str(raised.value).split("The images of this batch: ")[1].split(". The checkpoints")[0].split(", ")
     assert set(told) <= set(dataset.names)
@@ -338,7 +339,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_nothing_of_it_is_sa
     assert "NaN" not in fold.metrics.read_text()
     monkeypatch.undo()
     stream = io.StringIO()
-    result = train_fold(config, 0, out=tmp_path / "run", stream=stream)
+    result = train(config, 0, out=tmp_path / "run", stream=stream)
     assert "goes on at step 4:" in stream.getvalue()
     assert np.isfinite(result.best_mean_iou)
 
@@ -346,11 +347,11 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_nothing_of_it_is_sa
 def test_initial_weights_are_not_needed_any_more_when_a_fold_goes_on(finished, tmp_path):
     shutil.copytree(finished[0].run, tmp_path / "old")
     config = tiny(training=TINY["training"] | {"initial_weights": str(tmp_path / "old")})
-    first = train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO())
+    first = train(config, 1, out=tmp_path / "run", stream=io.StringIO())
     shutil.rmtree(tmp_path / "old")
-    assert train_fold(config, 1, out=tmp_path / "run", stream=io.StringIO()).best_step == first.best_step
+    assert train(config, 1, out=tmp_path / "run", stream=io.StringIO()).best_step == first.best_step
     with pytest.raises(RunError, match="old"):
-        train_fold(config, 1, out=tmp_path / "run", fresh=True, stream=io.StringIO())
+        train(config, 1, out=tmp_path / "run", fresh=True, stream=io.StringIO())
 
 
 def test_a_setting_that_is_refused_leaves_no_run_directory(tmp_path):
@@ -362,7 +363,7 @@ def test_a_setting_that_is_refused_leaves_no_run_directory(tmp_path):
         {"training": TINY["training"] | {"initial_weights": str(tmp_path / "nowhere")}},
     ):
         with pytest.raises(UserError):
-            train_fold(tiny(**change), 0, out=tmp_path / "run")
+            train(tiny(**change), 0, out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 

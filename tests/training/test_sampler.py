@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.models.methods import build_model
+from fbunet_jax.networks import build_network
 from fbunet_jax.training import parallel
 from fbunet_jax.training.setup import mapped_training
 from fbunet_jax.training.state import make_optimizer
@@ -22,7 +22,7 @@ def test_the_sampler_is_that_of_the_settings(crop_border, probability, monkeypat
         made.append((arguments, options))
 
     monkeypatch.setattr(parallel, "make_sampler", make_sampler)
-    model = build_model(config, classes=3, channels=1)
+    model = build_network(config, classes=3, channels=1)
     optimizer = make_optimizer(config.training, 10)
     mapped_training(config, model, optimizer, np.ones(3), jax.random.key(0), jax.local_devices()[:1])
     [((crop, augment), options)] = made

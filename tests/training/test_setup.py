@@ -58,7 +58,7 @@ def test_training_warns_of_classes_that_a_part_lacks(config, monkeypatch, tmp_pa
     monkeypatch.setattr(loop.FoldTraining, "train", stop)
     stream = io.StringIO()
     with pytest.raises(Stop):
-        loop.train_fold(config, 1, out=tmp_path / "run", stream=stream)
+        loop.train(config, 1, out=tmp_path / "run", stream=stream)
     assert [line for line in stream.getvalue().splitlines() if line.startswith("Warning")] == WARNINGS
 
 

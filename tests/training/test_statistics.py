@@ -17,7 +17,7 @@ from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.runs import FoldDirectory, Run
 from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 from fbunet_jax.training.parallel import MappedStatistics, replicate
 from fbunet_jax.training.setup import make_part
 from fbunet_jax.training.state import create_state, make_optimizer
@@ -84,16 +84,16 @@ SETTINGS = {
 }
 
 
-def train(out, **training):
+def trained(out, **training):
     config = load_config("quickstart", **{**SETTINGS, "training": SETTINGS["training"] | training})
-    result = train_fold(config, 0, out=out, stream=io.StringIO())
+    result = train(config, 0, out=out, stream=io.StringIO())
     (record,) = read_records(result.directory.metrics, "validation")
     return load_trained_fold(Run(out), 0), record
 
 
 def test_what_is_validated_is_kept_and_evaluated(tmp_path):
-    lagging, _ = train(tmp_path / "running")
-    own, record = train(tmp_path / "own", norm_batches=4)
+    lagging, _ = trained(tmp_path / "running")
+    own, record = trained(tmp_path / "own", norm_batches=4)
     for a, b in zip(*(jax.tree.leaves(each.variables["params"]) for each in (lagging, own)), strict=True):
         np.testing.assert_array_equal(a, b)
     # after three steps with momentum 0.99 the running mean is hardly on its way from 0
@@ -107,8 +107,8 @@ def test_what_is_validated_is_kept_and_evaluated(tmp_path):
 def test_averaged_weights_have_statistics_of_their_own_by_default(tmp_path):
     assert TrainingConfig(weight_average=0.9).norm_batch_count == 24
     assert TrainingConfig().norm_batch_count == 0
-    averaged, _ = train(tmp_path / "average", weight_average=0.9, norm_batches=3)
-    last, _ = train(tmp_path / "last", norm_batches=3)
+    averaged, _ = trained(tmp_path / "average", weight_average=0.9, norm_batches=3)
+    last, _ = trained(tmp_path / "last", norm_batches=3)
     layer = ["unet", "encoder_0_first"]
     biases, means = (
         [_at(each.variables[part], [*layer, *path]) for each in (averaged, last)]

@@ -64,7 +64,7 @@ def test_counts_are_scikit_learns_for_every_batch_size_and_number_of_devices(
         plan = plan_tiles(SIZES, 4, devices=devices, pixels=pixels)
         assert {batches.width > 0 for batches in plan} == {True, False}
     used = jax.devices()[:devices]
-    confusion = MappedValidation(IntensityModel(), plan, devices=used)({}, replicate(part.store, used))
+    confusion = MappedValidation(IntensityModel(), 3, plan, devices=used)({}, replicate(part.store, used))
     truth = np.concatenate([label.reshape(-1) for label in dataset.labels])
     predicted = np.concatenate([image.reshape(-1) for image in dataset.images]) // 60
     kept = truth != 255
@@ -78,7 +78,7 @@ def test_counts_are_those_of_what_prediction_gives(dataset, small_tiles):
     variables = model.init(jax.random.key(1), jnp.zeros((1, 8, 8, 3)), train=False)
     images = tuple(np.repeat(image, 3, axis=2) for image in dataset.images)
     dataset = Dataset(images, dataset.labels, dataset.names, dataset.groups, dataset.class_names)
-    predictor = Predictor([TrainedFold(0, 1, model, variables, Normalisation("scale"), dataset.class_names)], 3)
+    predictor = Predictor([TrainedFold(0, 1, model, variables, Normalisation("scale"), dataset.class_names, 3)], 3)
     predicted = np.concatenate([predictor.predict(image).labels.reshape(-1) for image in images])
     truth = np.concatenate([label.reshape(-1) for label in dataset.labels])
     kept = truth != 255
@@ -88,7 +88,7 @@ def test_counts_are_those_of_what_prediction_gives(dataset, small_tiles):
     part = make_part(dataset, np.arange(len(SIZES)), Normalisation("scale"), 16)
     used = jax.devices()[:2]
     plan = plan_tiles(SIZES, 2, devices=2, pixels=4 * 1024)
-    confusion = MappedValidation(model, plan, devices=used)(*replicate((variables, part.store), used))
+    confusion = MappedValidation(model, model.classes, plan, devices=used)(*replicate((variables, part.store), used))
     # rounding differs between programs: a tie may go the other way in a pixel or two
     np.testing.assert_allclose(confusion[-1], expected, atol=3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.training.loop import train_fold
+from fbunet_jax.training.loop import train
 from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.parallel import MappedTraining, MappedValidation
 
@@ -104,12 +104,12 @@ def watch(monkeypatch):
     watch.close()
 
 
-def train(folder):
-    return train_fold(load_config("quickstart", **SETTINGS), 0, out=folder / "run", stream=io.StringIO())
+def trained(folder):
+    return train(load_config("quickstart", **SETTINGS), 0, out=folder / "run", stream=io.StringIO())
 
 
 def test_steps_move_nothing_but_indices_and_compile_once(watch, tmp_path):
-    steps = train(tmp_path).steps
+    steps = trained(tmp_path).steps
     assert watch.calls == steps == EPOCHS * 12 // 8
     assert watch.reads == []
     assert watch.checks == EPOCHS  # it reads, and stops the watch: once an epoch, not once a step
@@ -122,7 +122,7 @@ def test_steps_move_nothing_but_indices_and_compile_once(watch, tmp_path):
 def test_a_loss_that_is_read_in_every_step_is_noticed(watch, tmp_path, monkeypatch, read):
     add = EpochMeasures.add
     monkeypatch.setattr(EpochMeasures, "add", lambda self, metrics, n: (read(metrics["loss"]), add(self, metrics, n)))
-    train(tmp_path)
+    trained(tmp_path)
     assert len(watch.reads) >= watch.calls
 
 
@@ -130,4 +130,4 @@ def test_an_array_that_is_moved_to_the_device_in_every_step_is_noticed(watch, tm
     add = EpochMeasures.add
     monkeypatch.setattr(EpochMeasures, "add", lambda *a: (jnp.asarray(np.ones(3)), add(*a))[1])
     with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
-        train(tmp_path)
+        trained(tmp_path)
