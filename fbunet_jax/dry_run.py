@@ -16,6 +16,7 @@ from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.identity import describe
 from fbunet_jax.errors import RunError
 from fbunet_jax.models.contract import multiple_of
 from fbunet_jax.processes import all_devices
@@ -27,7 +28,7 @@ from fbunet_jax.training.measures import EpochMeasures
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 from fbunet_jax.training.parallel import MappedValidation
 from fbunet_jax.training.plan import Stretch
-from fbunet_jax.training.setup import FoldSetup, describe, open_run, prepare_fold
+from fbunet_jax.training.setup import FoldSetup, open_run, prepare_fold
 from fbunet_jax.training.state import TrainState
 from fbunet_jax.training.tiles import plan_validation
 

@@ -41,7 +41,7 @@ class Passed:
           name: dataset, model or loss.
           given: its description; empty for nothing.
           where: the run, for the message.
-          resumes: whether the training may go on with it. Otherwise other code under the same name is only warned of.
+          resumes: whether the training is to be resumed; for other uses, changed code under the same name is a warning.
 
         Raises:
           RunError: it is something else; names both.

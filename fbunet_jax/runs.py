@@ -284,8 +284,9 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any], passed: Passed
 def check_passed(run: Run, passed: Passed) -> None:
     """Raise a RunError unless what a program passes now is what it passed when the run began, if it has."""
     if run.config.is_file():
+        before = run.read_passed()
         for name in ("dataset", "model", "loss"):
-            run.read_passed().check(name, getattr(passed, name), str(run.path))
+            before.check(name, getattr(passed, name), str(run.path))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fbunet_jax.config import Config, DataConfig, Layout
 from fbunet_jax.data.arrays import Arrays, open_arrays
-from fbunet_jax.data.description import IGNORE, read_description
+from fbunet_jax.data.description import read_description
 from fbunet_jax.data.findings import Fault
 from fbunet_jax.data.folder import open_folder
 from fbunet_jax.data.nnunet import open_nnunet, read_classes
@@ -163,33 +163,6 @@ def load_dataset(config: Config | DataConfig) -> Dataset:
             tiles = replace(tiles, percentiles=_percentiles_of_tiles(dataset, config.cut))
         dataset = tiles
     return _dihedral_views(dataset) if config.views == "dihedral" else dataset
-
-
-def check_dataset_type(dataset: object) -> None:
-    """Raise a DataError unless this is a data set."""
-    if not isinstance(dataset, Dataset):
-        raise DataError(
-            f"dataset is of type {type(dataset).__name__}: expected a Dataset, such as "
-            "Dataset.from_arrays(images, labels, class_names=[...]) or load_dataset(config) returns."
-        )
-    parts = {name: getattr(dataset, name) for name in ("images", "labels", "names", "groups")}
-    if len({len(part) for part in parts.values()}) > 1:
-        counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
-        raise DataError(f"dataset has {counts}; expected as many of each. Dataset.from_arrays checks what it is given.")
-    for place, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
-        if image.ndim != 3 or image.shape[:2] != label.shape or label.dtype != np.uint8:
-            raise DataError(
-                f"dataset.images[{place}] has the shape {image.shape} and dataset.labels[{place}] the shape "
-                f"{label.shape} and the type {label.dtype}; expected [H, W, C], and [H, W] uint8. Dataset.from_arrays "
-                "makes them of other arrays."
-            )
-        if ((label >= len(dataset.class_names)) & (label != IGNORE)).any():
-            raise DataError(
-                f"dataset.labels[{place}] holds {label[label != IGNORE].max()}; expected a class index below "
-                f"{len(dataset.class_names)}, or 255 where a pixel is ignored."
-            )
-    if not all(isinstance(each, str) for each in (*dataset.names, *dataset.groups)):
-        raise DataError("dataset has names or groups that are not text. Dataset.from_arrays takes numbers too.")
 
 
 def open_source(config: DataConfig) -> Source:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
-from fbunet_jax.data.datasets import Dataset, check_dataset_type, load_dataset
+from fbunet_jax.data.datasets import Dataset, load_dataset
+from fbunet_jax.data.identity import check_passed_dataset, describe, passed_fingerprint
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
 from fbunet_jax.runs import Run
-from fbunet_jax.training.setup import describe, passed_fingerprint
 
 
 def load_run_data(
@@ -40,7 +40,7 @@ def load_run_data(
     config = run.read_config()
     if dataset is not None or run.read_passed().dataset:
         if dataset is not None:
-            check_dataset_type(dataset)
+            check_passed_dataset(dataset)
         given = "" if dataset is None else passed_fingerprint(dataset)
         run.read_passed().check("dataset", given, str(run.path), resumes=False)
         assert dataset is not None

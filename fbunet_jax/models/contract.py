@@ -147,18 +147,20 @@ def check_network(model: nn.Module, *, classes: int, channels: int, devices: int
             "differs. Create all of them in every call, with train=False too."
         )
     for call, (logits, _) in applied.items():
-        found = getattr(logits, "shape", None)
-        if found is None or len(found) not in (4, 5) or found[-4:] != (2, crop, crop, classes):
-            shown = f"shape {list(found)}" if found is not None else f"type {type(logits).__name__}"
-            raise ModelError(
-                f"The network {name} returned logits of {shown} with {call}; expected [N, H, W, K] or [R, N, H, W, K] "
-                f"for images [N, H, W, C] = {[2, crop, crop, channels]} and K = {classes} classes of the data: "
-                f"{[2, crop, crop, classes]}, with the rounds in front."
-            )
-        if not jnp.issubdtype(logits.dtype, jnp.floating):
-            raise ModelError(
-                f"The network {name} returned logits of type {logits.dtype}; expected floating-point numbers."
-            )
+        _check_logits(logits, f"The network {name} returned logits of {{}} with {call}", crops.shape, classes)
+
+
+def _check_logits(logits: Any, returned: str, images: tuple[int, ...], classes: int) -> None:
+    """Raise a ModelError unless logits fit images `[N, H, W, C]` and K classes; `returned` begins the sentence."""
+    found, expected = getattr(logits, "shape", None), [*images[:-1], classes]
+    if found is None or len(found) not in (4, 5) or list(found[-4:]) != expected:
+        shown = f"shape {list(found)}" if found is not None else f"type {type(logits).__name__}"
+        raise ModelError(
+            f"{returned.format(shown)}; expected [N, H, W, K] or [R, N, H, W, K] for images [N, H, W, C] = "
+            f"{list(images)} and K = {classes} classes of the data: {expected}, with the rounds in front."
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ModelError(f"{returned.format(f'type {logits.dtype}')}; expected floating-point numbers.")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:

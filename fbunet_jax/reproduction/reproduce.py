@@ -15,6 +15,7 @@ import jax
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
+from fbunet_jax.data.identity import describe
 from fbunet_jax.errors import ConfigError, RunError, did_you_mean
 from fbunet_jax.evaluation.crossval import Entry, evaluate
 from fbunet_jax.files import read_json, write_atomically
@@ -37,7 +38,7 @@ from fbunet_jax.reproduction.tables import PaperTable
 from fbunet_jax.runs import FoldDirectory, Place, Run, all_places, in_format_1
 from fbunet_jax.training.logs import duration, read_records
 from fbunet_jax.training.loop import TrainResult, train
-from fbunet_jax.training.setup import describe, has_started
+from fbunet_jax.training.setup import has_started
 
 
 @dataclass(frozen=True)

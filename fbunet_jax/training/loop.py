@@ -20,7 +20,8 @@ from fbunet_jax import processes
 from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import BEFORE_FORMAT_2, CUSTOM, Config
-from fbunet_jax.data.datasets import Dataset, check_dataset_type
+from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.identity import check_passed_dataset, passed_fingerprint
 from fbunet_jax.data.sampling import batch_items
 from fbunet_jax.data.store import ImageStore
 from fbunet_jax.errors import ConfigError, RunError
@@ -41,7 +42,6 @@ from fbunet_jax.training.setup import (
     mapped_statistics,
     mapped_training,
     open_run,
-    passed_fingerprint,
     prepare_fold,
 )
 from fbunet_jax.training.state import TrainState, abstract_state, create_state, learning_rate_schedule, make_optimizer
@@ -190,7 +190,7 @@ def _check_arguments(config: Any, fold: Any, dataset: Any) -> None:
     if isinstance(fold, bool) or not isinstance(fold, numbers.Integral):
         raise ConfigError(f"fold = {fold!r}: expected the number of one fold, from 0 to {config.data.folds - 1}.")
     if dataset is not None:
-        check_dataset_type(dataset)
+        check_passed_dataset(dataset)
 
 
 def _notes_on_passed(given: Config, used: Config) -> list[str]:

@@ -30,6 +30,7 @@ from fbunet_jax.data.folds import (
     missing_classes,
     select_fold,
 )
+from fbunet_jax.data.identity import describe
 from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
 from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.data.store import ImageStore, make_store
@@ -148,28 +149,6 @@ def _check_shared(run: Run) -> None:
                 f"host {socket.gethostname()}. Choose a run directory (out) on a disk that all hosts share."
             )
         time.sleep(0.1)
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """Return what a run remembers of its data set; the fingerprint covers names, pixels and labels."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, image, label in zip(dataset.names, dataset.images, dataset.labels, strict=True):
-        digest.update(json.dumps([name, image.shape, image.dtype.str]).encode())
-        digest.update(np.ascontiguousarray(image).data)
-        digest.update(np.ascontiguousarray(label).data)
-    described = {
-        "class_names": list(dataset.class_names),
-        "channels": int(dataset.images[0].shape[-1]),
-        "fingerprint": digest.hexdigest(),
-    }
-    return described | ({"label_values": list(dataset.label_values)} if dataset.label_values else {})
-
-
-def passed_fingerprint(dataset: Dataset) -> str:
-    """Return the fingerprint of a data set that a program passes: of all that it holds, groups included."""
-    percentiles = None if dataset.percentiles is None else [each.tolist() for each in dataset.percentiles]
-    parts = json.dumps([describe(dataset), dataset.groups, percentiles]).encode()
-    return hashlib.blake2b(parts, digest_size=16).hexdigest()
 
 
 def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:

@@ -112,7 +112,7 @@ class Integers(Plain):
         (Plain, 1, "is of type type"),
         (Plain(classes=4), 1, r"logits of shape \[2, 1, 1, 4\] with train=False; expected .* K = 3 classes"),
         (Classes(), 1, r"logits of shape \[2, 1, 1\] with train=False"),
-        (Integers(), 1, "logits of type int32; expected floating-point"),
+        (Integers(), 1, "logits of type int32 with train=False; expected floating-point"),
         (Counting(), 1, "variables in calls; only the collections params and batch_stats"),
         (Constant(), 1, "has no parameters"),
         (Plain(multiple=0), 1, "has multiple = 0; expected a number of pixels"),

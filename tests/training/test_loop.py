@@ -19,7 +19,6 @@ from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.inference import tiling
-from fbunet_jax.interruption import Interruption
 from fbunet_jax.models.methods import METHODS
 from fbunet_jax.runs import Run
 from fbunet_jax.training import validation
@@ -175,7 +174,7 @@ def config_table(run):
     return TINY["training"] | {"initial_weights": str(run)}
 
 
-def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, monkeypatch):
+def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, monkeypatch, stopped_at_once):
     settings = {"weight_average": 0.9, "norm_batches": 2, "dice_weight": 0.5}
     settings |= {"elastic_augmentation": 2.0, "intensity_augmentation": 0.2}
     # images larger than a tile and than a crop
@@ -183,16 +182,8 @@ def test_with_everything_on_a_stopped_run_ends_like_one_that_was_not(tmp_path, m
     data = TINY["data"] | {"synthetic_size": 48}
     config = tiny(data=data, training=TINY["training"] | settings | {"save_minutes": 0})
     whole = train(config, 1, out=tmp_path / "whole", stream=io.StringIO())
-    interruption, call = Interruption(), MappedTraining.__call__
-
-    def stopping(self, state, store, items):
-        interruption.requested = True
-        return call(self, state, store, items)
-
-    with monkeypatch.context() as stopped_at_once:
-        stopped_at_once.setattr(MappedTraining, "__call__", stopping)
-        with pytest.raises(KeyboardInterrupt, match="step 1 of"):
-            train(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
+    with stopped_at_once() as interruption:
+        train(config, 1, out=tmp_path / "stopped", stream=io.StringIO(), interruption=interruption)
     stopped = train(config, 1, out=tmp_path / "stopped", stream=io.StringIO())
     assert stopped.directory.metrics.read_bytes() == whole.directory.metrics.read_bytes()
     last = whole.steps

@@ -15,11 +15,9 @@ from PIL import Image
 from fbunet_jax import Dataset, UserError, cli, evaluate, load, load_config, load_dataset, losses, train
 from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.data.folds import read_folds
-from fbunet_jax.interruption import Interruption
 from fbunet_jax.metrics import iou
 from fbunet_jax.models.feedback import FeedbackUNet
 from fbunet_jax.runs import Run
-from fbunet_jax.training.parallel import MappedTraining
 
 CONFIG = load_config(
     "quickstart",
@@ -152,7 +150,7 @@ def test_a_network_that_is_passed_trains_as_the_same_network_of_the_settings(tmp
 @pytest.mark.parametrize(
     "model", [Own(), Bare(), FeedbackUNet(4, (2, 3), feedback=Gate())], ids=["norms", "no-norms", "feedback-module"]
 )
-def test_a_stopped_run_of_own_parts_ends_like_one_that_was_not(model, arrays, tmp_path, monkeypatch):
+def test_a_stopped_run_of_own_parts_ends_like_one_that_was_not(model, arrays, tmp_path, stopped_at_once):
     config = replace(CONFIG, training=replace(CONFIG.training, save_minutes=0.0, weight_average=0.9))
     if isinstance(model, Bare):
         arrays = Dataset.from_arrays(
@@ -163,16 +161,8 @@ def test_a_stopped_run_of_own_parts_ends_like_one_that_was_not(model, arrays, tm
         config = replace(config, data=replace(config.data, crop=16))
     options = {"dataset": arrays, "model": model, "loss": Focal() + losses.CrossEntropy((1.0, 2.0, 3.0, 4.0))}
     whole = quietly(config, out=tmp_path / "whole", **options)
-    interruption, call = Interruption(), MappedTraining.__call__
-
-    def stopping(self, state, store, items):
-        interruption.requested = True
-        return call(self, state, store, items)
-
-    with monkeypatch.context() as stopped_at_once:
-        stopped_at_once.setattr(MappedTraining, "__call__", stopping)
-        with pytest.raises(KeyboardInterrupt, match="step 1 of"):
-            quietly(config, out=tmp_path / "stopped", interruption=interruption, **options)
+    with stopped_at_once() as interruption:
+        quietly(config, out=tmp_path / "stopped", interruption=interruption, **options)
     stopped = quietly(config, out=tmp_path / "stopped", **options)
     assert stopped.directory.metrics.read_bytes() == whole.directory.metrics.read_bytes()
     expected = variables_of(whole.run, model)
