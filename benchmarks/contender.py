@@ -54,11 +54,11 @@ def training(task: Task) -> tuple[Any, Any, Any, Any]:
     import jax
     import numpy as np
 
-    from fbunet_jax.data.store import ImageStore
     from fbunet_jax.losses import CrossEntropy
     from fbunet_jax.networks import build_network
-    from fbunet_jax.training.parallel import replicate
-    from fbunet_jax.training.setup import mapped_training
+    from fbunet_jax.pipeline.store import ImageStore
+    from fbunet_jax.runs.processes import replicate
+    from fbunet_jax.training.parallel import mapped_training
     from fbunet_jax.training.state import create_state, make_optimizer
 
     config = settings(task)

@@ -26,7 +26,7 @@ import tyro
 
 from benchmarks.contender import SECONDS_A_MEASUREMENT, Task
 from benchmarks.parents import tied
-from fbunet_jax.files import write_atomically
+from fbunet_jax.runs.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from fbunet_jax.data.synthetic import synthetic_image
+from fbunet_jax.data.layouts.synthetic import synthetic_image
 from fbunet_jax.inference.axes import Axis
 from fbunet_jax.inference.zarr_output import ZarrImage
 

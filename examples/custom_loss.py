@@ -21,13 +21,13 @@ class Focal(losses.Loss):
     def statistics(self, logits, labels):
         """Return the summed loss of each round, and the number of pixels that are not ignored."""
         counted, targets = losses.targets_of(labels, logits)  # [N, H, W] and [N, H, W, K]
-        log_p = (targets * jax.nn.log_softmax(logits)).sum(axis=-1)  # [R, N, H, W], 0 where a pixel is ignored
+        log_p = (targets[None] * jax.nn.log_softmax(logits)).sum(axis=-1)  # [R, N, H, W], 0 where a pixel is ignored
         return (-((1 - jnp.exp(log_p)) ** self.gamma) * log_p).sum(axis=(1, 2, 3)), counted.sum()
 
     def value(self, sums):
         """Return the mean over the pixels, one value a round."""
         focal, pixels = sums
-        return focal / jnp.maximum(pixels, 1)
+        return focal / jnp.maximum(pixels.astype(focal.dtype), 1)
 
 
 config = load_config(

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from fbunet_jax.data.datasets import Dataset, load_dataset
     from fbunet_jax.errors import UserError
     from fbunet_jax.evaluation.crossval import evaluate
-    from fbunet_jax.inference.predictor import Prediction, Predictor, load
+    from fbunet_jax.inference.prediction import Prediction
+    from fbunet_jax.inference.predictor import Predictor, load
     from fbunet_jax.models.build import build_method
     from fbunet_jax.models.feedback import FeedbackUNet
     from fbunet_jax.models.methods import METHODS
-    from fbunet_jax.training.loop import TrainResult, train
+    from fbunet_jax.training.fold import TrainResult, train
 
 __all__ = [
     "METHODS",
@@ -44,16 +45,16 @@ _MODULES = {
     "Config": "fbunet_jax.config",
     "Dataset": "fbunet_jax.data.datasets",
     "FeedbackUNet": "fbunet_jax.models.feedback",
-    "Prediction": "fbunet_jax.inference.predictor",
+    "Prediction": "fbunet_jax.inference.prediction",
     "Predictor": "fbunet_jax.inference.predictor",
-    "TrainResult": "fbunet_jax.training.loop",
+    "TrainResult": "fbunet_jax.training.fold",
     "UserError": "fbunet_jax.errors",
     "build_method": "fbunet_jax.models.build",
     "evaluate": "fbunet_jax.evaluation.crossval",
     "load": "fbunet_jax.inference.predictor",
     "load_config": "fbunet_jax.config",
     "load_dataset": "fbunet_jax.data.datasets",
-    "train": "fbunet_jax.training.loop",
+    "train": "fbunet_jax.training.fold",
 }
 _FORMER = {"train_fold": "train", "FoldResult": "TrainResult"}
 

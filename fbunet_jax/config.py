@@ -5,7 +5,7 @@ The docstring under each field is its ``--help`` text.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -264,6 +264,12 @@ class Config:
             raise ConfigError(
                 f"name = {self.name!r}: expected a plain word, because it becomes a folder name under runs/."
             )
+
+
+def with_absolute_root(config: Config) -> Config:
+    """Return the settings with the folder of the data as a run's config.toml has it, which other folders read too."""
+    root = config.data.root and str(Path(config.data.root).expanduser().absolute())
+    return replace(config, data=replace(config.data, root=root))
 
 
 def load_config(path: str | Path | None = None, **overrides: Any) -> Config:

@@ -226,30 +226,6 @@ def draw_table(path: Path, columns: Sequence[str], rows: Sequence[TableRow], tit
     _save(figure, path)
 
 
-def panel(pictures: Mapping[str, NDArray], class_names: Sequence[str] = (), columns: int = 4) -> Figure:
-    """Return pictures side by side, for a notebook.
-
-    Args:
-      pictures: title to `[H, W, 3]` uint8 colours, or to `[H, W]` values, which are shown with a scale.
-      class_names: in class order, for the legend of coloured labels; none without.
-      columns: pictures in a row, at most.
-    """
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3 * columns, 2.8 * rows + (0.4 if class_names else 0)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (title, picture) in zip(grid.flat, pictures.items(), strict=False):
-        drawn = axes.imshow(picture, interpolation="nearest")
-        axes.set_title(title, fontsize="medium")
-        if picture.ndim == 2:
-            figure.colorbar(drawn, ax=axes, shrink=0.7)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    if class_names:
-        _add_legend(figure, class_names)
-    return figure
-
-
 def _add_legend(figure: Figure, class_names: Sequence[str]) -> None:
     classes = len(class_names)
     colours = class_colours(classes) / 255

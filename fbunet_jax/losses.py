@@ -36,12 +36,12 @@ class Loss:
       >>> class Focal(losses.Loss):
       ...     def statistics(self, logits, labels):
       ...         counted, targets = losses.targets_of(labels, logits)
-      ...         log_p = (targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+      ...         log_p = (targets[None] * jax.nn.log_softmax(logits)).sum(axis=-1)
       ...         return -((1 - jnp.exp(log_p)) ** 2 * log_p).sum(axis=(1, 2, 3)), counted.sum()
       ...
       ...     def value(self, sums):
       ...         focal, pixels = sums
-      ...         return focal / jnp.maximum(pixels, 1)
+      ...         return focal / jnp.maximum(pixels.astype(focal.dtype), 1)
       >>> logits, labels = jnp.zeros((2, 1, 4, 4, 3)), jnp.zeros((1, 4, 4), jnp.int32)
       >>> [round(float(each), 4) for each in (Focal() + losses.SoftDice())(logits, labels)]  # of each round
       [0.9883, 0.9883]
@@ -173,8 +173,8 @@ class CrossEntropy(Loss):
                     f"class_weights have the shape {list(weights.shape)}, but there are {logits.shape[-1]} classes: "
                     "give one number for each class, in class order."
                 )
-            targets = targets * weights
-        cross_entropy = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+            targets = targets * weights.reshape(1, 1, 1, -1)
+        cross_entropy = -jnp.sum(targets[None] * jax.nn.log_softmax(logits), axis=-1)
         return cross_entropy.sum(axis=(1, 2, 3)), counted.sum()
 
     def value(self, sums: tuple[Array, Array]) -> Array:
@@ -192,10 +192,11 @@ class SoftDice(Loss):
     without a true pixel in the batch is left out, and without any class the loss is 0. It is not in the paper.
 
     Example:
+      >>> import jax
       >>> import jax.numpy as jnp
       >>> from fbunet_jax import losses
       >>> labels = jnp.array([[[0, 1], [1, 0]]])
-      >>> logits = 50.0 * jnp.stack([labels == 0, labels == 1], axis=-1)[None]  # certain, and right
+      >>> logits = 50.0 * jax.nn.one_hot(labels, 2)[None]  # certain, and right
       >>> [round(float(each), 4) for each in losses.SoftDice()(logits, labels)]
       [0.0]
     """
@@ -203,8 +204,8 @@ class SoftDice(Loss):
     def statistics(self, logits: Array, labels: Array) -> Array:
         """Return `[3, R, K]`: probability of the class where it is the true one, everywhere, and the true pixels."""
         counted, targets = targets_of(labels, logits)
-        probabilities = jax.nn.softmax(logits) * counted[..., None]
-        sums = [probabilities * targets, probabilities, jnp.broadcast_to(targets, logits.shape)]
+        probabilities = jax.nn.softmax(logits) * counted[None, ..., None].astype(logits.dtype)
+        sums = [probabilities * targets[None], probabilities, jnp.broadcast_to(targets, logits.shape)]
         return jnp.stack(sums).sum(axis=(2, 3, 4))
 
     def value(self, sums: Array) -> Array:
@@ -212,7 +213,7 @@ class SoftDice(Loss):
         intersection, probability, truth = sums
         present = truth > 0
         dice = 2 * intersection / jnp.where(present, probability + truth, 1)
-        return jnp.where(present, 1 - dice, 0).sum(axis=-1) / jnp.maximum(present.sum(axis=-1), 1)
+        return jnp.where(present, 1 - dice, 0).sum(axis=-1) / jnp.maximum(present.sum(axis=-1, dtype=dice.dtype), 1)
 
 
 def targets_of(labels: Array, logits: Array) -> tuple[Array, Array]:

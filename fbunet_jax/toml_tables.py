@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import typeguard
+import msgspec
 
 from fbunet_jax.errors import ConfigError, did_you_mean
 
@@ -73,25 +73,21 @@ def from_table(cls: type, table: Mapping[str, Any], where: str, prefix: str = ""
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(value, Path):
-        value = str(value)
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if float in options and type(value) is int:
-        value = float(value)
-    if tuple[float, ...] in options and isinstance(value, tuple):
-        value = tuple(float(v) if type(v) is int else v for v in value)
+    if isinstance(value, list | tuple):
+        value = tuple(_plain(part) for part in value)
+    value = _plain(value)
     try:
-        # bool is a subclass of int, yet "folds = true" and "widths = [true]" are mistakes
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
-        if bool not in options and any(isinstance(part, bool) for part in parts):
-            raise typeguard.TypeCheckError("")
-        return typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
-    except typeguard.TypeCheckError:
+        return msgspec.convert(value, hint)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
         words = [word for option in options for word in typing.get_args(option) if isinstance(word, str)]
         hint_text = did_you_mean(value, words) if isinstance(value, str) else ""
         raise ConfigError(f"{where} = {value!r}: expected {_in_words(options)}.{hint_text}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return what a program gives in place of what a TOML file holds: a path as text, a NumPy float as Python's."""
+    return str(value) if isinstance(value, Path) else float(value) if isinstance(value, float) else value
 
 
 def _in_words(options: tuple[Any, ...]) -> str:

@@ -1,7 +1,8 @@
 """Settings of the whole test session, made before JAX starts.
 
-Eight simulated devices; Keras on JAX; and quick compilation: the networks are tiny, so optimising them costs more
-than it saves, and what is compiled twice, here or in a process that a test starts, comes from a cache.
+Eight simulated devices; Keras on JAX; strict types and ranks, here and in every process that a test starts, so that
+nothing is promoted silently; and quick compilation: the networks are tiny, so optimising them costs more than it saves,
+and what is compiled twice, here or in such a process, comes from a cache.
 """
 
 import os
@@ -14,6 +15,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix="fbunet-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["KERAS_BACKEND"] = "jax"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import jax  # noqa: E402  (after its settings)
 

@@ -1,61 +1,21 @@
 import ast
+import importlib
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 
+from docs.architecture import ORDER, PICTURE, imported_modules, picture, room_of
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fbunet_jax"
+PAGE = ROOT / "docs" / "architecture.md"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-ORDER = [
-    "errors",
-    "toml_tables",
-    "metrics",
-    "losses",
-    "models",
-    "config",
-    "networks",
-    "descriptions",
-    "passed",
-    "files",
-    "runs",
-    "locks",
-    "figures",
-    "data",
-    "interruption",
-    "processes",
-    "checkpoints",
-    "inference",
-    "training",
-    "evaluation",
-    "reproduction",
-    "dry_run",
-    "doctor",
-    "accelerators",
-    "jobs",
-    "cli",
-]
-"""The rooms from above to below: a module imports from its own room and from those above it."""
 
 
 def name_of(path):
     return str(path.relative_to(ROOT))
-
-
-def room_of(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported_modules(path):
-    """Return every module that a file imports, anywhere in it, absolute names."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}: a relative import hides where it leads"
-            yield node.module
-            # "from package import module" imports the module too
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def code_names(path):
@@ -69,27 +29,47 @@ def code_names(path):
         yield from module.split(".")
 
 
+def imports_the_package(path):
+    """Say whether a file imports the whole package, whose public names lead to any room."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return any(alias.name == "fbunet_jax" for node in nodes if isinstance(node, ast.Import) for alias in node.names)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_import_only_from_their_own_room_and_from_above(path):
     assert room_of(path) in ORDER, f"{name_of(path)} lies in no room of the design"
     place = ORDER.index(room_of(path))
-    rooms = {module.split(".")[1] for module in imported_modules(path) if module.startswith("fbunet_jax.")}
+    inside = [module for module in imported_modules(path) if module.split(".")[0] == "fbunet_jax"]
+    rooms = {module.split(".")[1] for module in inside if module != "fbunet_jax"}
+    # the public names lead to any room, unseen
+    assert rooms <= set(ORDER), f"{name_of(path)} imports {rooms - set(ORDER)} from the door of the package"
+    assert not imports_the_package(path), f"{name_of(path)} imports the door of the package"
 
-    below = {room for room in rooms if room in ORDER and ORDER.index(room) > place}
+    below = {room for room in rooms if ORDER.index(room) > place}
     assert not below, f"{name_of(path)} imports from {below}, which stands below it"
 
 
 @pytest.mark.parametrize(
-    ("word", "home"),
-    [("pmap", "training/parallel.py"), ("orbax", "checkpoints/fold.py"), ("matplotlib", "figures.py")],
+    ("word", "homes"),
+    [
+        ("pmap", ["inference/validation.py", "training/parallel.py"]),
+        ("orbax", ["runs/sealed.py"]),
+        ("matplotlib", ["figures.py"]),
+    ],
 )
-def test_only_one_file_names_pmap_orbax_and_matplotlib(word, home):
-    assert [path.relative_to(PACKAGE).as_posix() for path in MODULES if word in code_names(path)] == [home]
+def test_pmap_orbax_and_matplotlib_are_named_only_where_they_are_at_home(word, homes):
+    assert [path.relative_to(PACKAGE).as_posix() for path in MODULES if word in code_names(path)] == homes
 
 
 def test_no_file_is_a_drawer_for_everything():
     files = [path for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("*.py")]
     assert not [path for path in files if path.stem in ("utils", "util", "helpers", "helper", "common", "misc")]
+
+
+def test_a_name_that_says_little_is_given_once():
+    names = [path.stem for path in MODULES]
+    for name in ("files", "tables", "trainings", "summary", "sweep"):
+        assert names.count(name) <= 1, name
 
 
 def test_entry_scripts_are_a_docstring_and_a_call():
@@ -106,3 +86,49 @@ def test_the_package_imports_without_jax_so_that_help_is_quick():
     modules = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
     names = {alias.name for node in modules if isinstance(node, ast.Import) for alias in node.names}
     assert names == {"importlib", "warnings"}
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code():
+    drawn = PICTURE.read_text(encoding="utf-8")
+    assert drawn == picture(), f"{name_of(PICTURE)} shows another structure: run python docs/architecture.py"
+
+
+def code_spans():
+    return re.findall(r"`([^`\s]+)`", PAGE.read_text(encoding="utf-8"))
+
+
+def exists_in_code(name):
+    """Say whether the longest part of a dotted name that is a module defines the rest of it."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:end])
+        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
+            module = ".".join(["fbunet_jax", *parts[:end]])
+            found = importlib.import_module(module)
+            for attribute in parts[end:]:
+                if attribute in getattr(found, "__annotations__", ()):
+                    return True
+                found = getattr(found, attribute, None)
+                is_imported = (inspect.isclass(found) or inspect.isfunction(found)) and found.__module__ != module
+                if found is None or is_imported:
+                    return False
+            return True
+    return False
+
+
+def test_every_name_on_the_page_of_the_architecture_is_one_of_the_code():
+    names = [span for span in code_spans() if re.fullmatch(rf"({'|'.join(ORDER)})(\.\w+)+", span)]
+    names = [name for name in names if not name.endswith((".py", ".json", ".jsonl", ".html"))]
+    assert len(names) > 40
+    assert not [name for name in names if not exists_in_code(name)]
+
+
+def test_every_path_on_the_page_of_the_architecture_exists():
+    paths = [span for span in code_spans() if re.fullmatch(r"[\w/]+/[\w./]*|\w+\.py", span)]
+    assert len(paths) > 20
+    assert not [path for path in paths if not any((folder / path).exists() for folder in (ROOT, PACKAGE))]
+
+
+def test_the_page_has_a_row_for_every_room_in_their_order():
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(ORDER)

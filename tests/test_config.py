@@ -141,7 +141,7 @@ def test_the_paper_settings_of_the_drosophila_set():
         ("[model]\nwidths = [true, 8]", "model.widths = (True, 8): expected a list of whole numbers."),
         ("[model]\nwidths = 8", "model.widths = 8: expected a list of whole numbers."),
         ("[model]\nwidths = [8, 16.0]", "model.widths = (8, 16.0): expected a list of whole numbers."),
-        ("[training]\nclass_weights = [1, true]", "training.class_weights = (1.0, True): expected"),
+        ("[training]\nclass_weights = [1, true]", "training.class_weights = (1, True): expected"),
         ("[data]\nclasses = {a = 0, b = true}", "expected a table of names and whole numbers."),
         ("[data]\nclasses = {a = 0, b = 1.5}", "expected a table of names and whole numbers."),
         ("[data]\nroot = 3", "data.root = 3: expected text."),

@@ -16,17 +16,17 @@ import pytest
 import tyro
 
 from benchmarks.quarter_hour.__main__ import Options as QuarterHourOptions
-from fbunet_jax import dry_run
+from fbunet_jax.accelerators import rehearsal
+from fbunet_jax.accelerators.estimate import Costs, Work
+from fbunet_jax.accelerators.rehearsal import Estimate
 from fbunet_jax.cli import COMMANDS, main, train
 from fbunet_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, load_config
-from fbunet_jax.dry_run import Estimate
 from fbunet_jax.models.contract import count_parameters
 from fbunet_jax.models.methods import METHODS
 from fbunet_jax.networks import build_network
-from fbunet_jax.runs import FoldDirectory, default_path
+from fbunet_jax.runs.directory import FoldDirectory, default_path
 from fbunet_jax.toml_tables import to_table
-from fbunet_jax.training import loop
-from fbunet_jax.training.estimate import Costs, Work
+from fbunet_jax.training import fold as training
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -80,6 +80,13 @@ def test_every_relative_link_resolves(page: Path) -> None:
     assert not broken
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_python_file_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"(?<![\w./-])(?:[\w-]+/)+\w+\.py\b", page.read_text(encoding="utf-8"))
+    folders = (ROOT, ROOT / "fbunet_jax")
+    assert not [name for name in named if not any((folder / name).is_file() for folder in folders)]
+
+
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
 def test_every_configuration_that_is_named_exists_and_loads(text: Path) -> None:
     for name in re.findall(r"configs/[\w-]+\.toml", text.read_text(encoding="utf-8")):
@@ -88,16 +95,16 @@ def test_every_configuration_that_is_named_exists_and_loads(text: Path) -> None:
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
 def test_every_command_is_accepted(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(config: Config, fold: int, *, out: str | None, fresh: bool) -> loop.TrainResult:
+    def pretend(config: Config, fold: int, *, out: str | None, fresh: bool) -> training.TrainResult:
         run = Path(out) if out else default_path(config)
-        return loop.TrainResult(fold, run, FoldDirectory(run), 1, 1, 0.5, {}, fresh, 1.0)
+        return training.TrainResult(fold, run, FoldDirectory(run), 1, 1, 0.5, {}, fresh, 1.0)
 
     def rehearse(config: Config, folds: list[int], **options: Any) -> Estimate:
         work = Work(steps=1, records=1, validations=1, batches=1, pictures=1)
         return Estimate(dict.fromkeys(folds, work), Costs(1, 1, 1, 1, 1, 1, 1), 5, 10**9, None, 10**6)
 
-    monkeypatch.setattr(loop, "train", pretend)
-    monkeypatch.setattr(dry_run, "dry_run", rehearse)
+    monkeypatch.setattr(training, "train", pretend)
+    monkeypatch.setattr(rehearsal, "dry_run", rehearse)
     monkeypatch.setattr(train, "joined", lambda options: contextlib.nullcontext())
     monkeypatch.chdir(ROOT)
     for command, *options in commands(text):

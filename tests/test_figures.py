@@ -10,7 +10,6 @@ from fbunet_jax.figures import (
     draw_curves,
     draw_differences,
     draw_previews,
-    panel,
     show_image,
 )
 
@@ -154,19 +153,3 @@ def test_differences_are_drawn_with_and_without_intervals(tmp_path):
     draw_differences(tmp_path / "d.png", ["x", "y", "z"], [("a", folds[:1], summed, [None] * 3)], "unet")
     assert (0, 114, 178) in colours_in(drawn)
     assert (0, 114, 178) in colours_in(read_png(tmp_path / "d.png"))
-
-
-def test_a_panel_shows_colours_as_they_are_and_values_with_a_scale(tmp_path):
-    label = np.zeros((16, 16), np.uint8)
-    label[:, 8:] = 2
-    values = np.linspace(0, 1, 256).reshape(16, 16)
-    pictures = {"label": colour_label(label, 4), "values": values, "again": values}
-    panel(pictures, CLASSES, columns=2).savefig(tmp_path / "panel.png")
-    picture = read_png(tmp_path / "panel.png")
-    colours = [tuple(colour) for colour in class_colours(4).tolist()]
-    assert set(colours) <= colours_in(picture)  # the legend has all four
-    upper_left = picture[: len(picture) // 2, : picture.shape[1] // 2]
-    assert colours_in(upper_left) & set(colours) == {colours[0], colours[2]}
-    # three pictures, two scales and the empty place
-    titles = [axes.get_title() for axes in panel(pictures, columns=2).axes]
-    assert sorted(titles) == sorted(["label", "values", "again", "", "", ""])

@@ -21,7 +21,7 @@ def test_the_loss_is_optax_cross_entropy_weighted_by_class_over_counted_pixels()
     weights = np.array([0.2, 1.0, 3.0], np.float32)
     sums, count = CrossEntropy(weights).statistics(jnp.asarray(logits), jnp.asarray(labels))
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, np.broadcast_to(labels, (2, 3, 4, 5)))
-    np.testing.assert_allclose(sums, (expected * weights[labels]).sum(axis=(1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(sums, (np.asarray(expected) * weights[labels]).sum(axis=(1, 2, 3)), rtol=1e-5)
     assert count == labels.size
 
 
@@ -167,7 +167,12 @@ def test_labels_and_logits_of_other_shapes_are_refused(batch):
 
 
 def losses_before_they_were_objects(logits, labels, class_weights, dice_weight):
-    """Return the loss of each round as version 0.1.0 computed it on one device."""
+    """Return the loss of each round as version 0.1.0 computed it on one device, with its silent promotions."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return _losses_before_they_were_objects(logits, labels, class_weights, dice_weight)
+
+
+def _losses_before_they_were_objects(logits, labels, class_weights, dice_weight):
     counted = (labels >= 0) & (labels < logits.shape[-1])
     targets = jax.nn.one_hot(jnp.where(counted, labels, -1), logits.shape[-1], dtype=logits.dtype)
     cross_entropy = -jnp.sum(targets * jnp.asarray(class_weights, logits.dtype) * jax.nn.log_softmax(logits), axis=-1)

@@ -60,7 +60,11 @@ def internal_imports(code: str) -> list[str]:
 
 def test_internal_imports_are_found():
     code = "from fbunet_jax import train, figures\nimport fbunet_jax.runs\nfrom fbunet_jax.runs import Run\n"
-    assert internal_imports(code) == ["fbunet_jax.figures", "fbunet_jax.runs", "fbunet_jax.runs.Run"]
+    assert internal_imports(code) == [
+        "fbunet_jax.figures",
+        "fbunet_jax.runs",
+        "fbunet_jax.runs.Run",
+    ]
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *EXAMPLES], ids=lambda path: path.stem)
@@ -71,10 +75,12 @@ def test_notebooks_and_examples_import_public_names_alone(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run(path, tmp_path, quiet_kernel):
+def test_notebooks_run(path, tmp_path, quiet_kernel, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     if path.stem == "research":
         shorten(notebook)
+        # Flax's pooling mixes floats and whole numbers
+        monkeypatch.delenv("JAX_NUMPY_DTYPE_PROMOTION", raising=False)
     NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -17,8 +17,8 @@ from benchmarks.quarter_hour.run import QuarterHour
 from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.quarter_hour.steps import STEPS
 from fbunet_jax.errors import ConfigError, UserError
-from fbunet_jax.reproduction.origin import commit
-from fbunet_jax.reproduction.reproduce import TableFolder
+from fbunet_jax.experiments.cells import TableFolder
+from fbunet_jax.experiments.origin import commit
 
 HERE = Path(__file__).resolve().parent
 

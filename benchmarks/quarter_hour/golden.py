@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from benchmarks.contender import CLASS_WEIGHTS, CLASSES, settings
 from benchmarks.quarter_hour.sizes import SIZES, Size
-from fbunet_jax.files import write_atomically
 from fbunet_jax.losses import CrossEntropy, round_weights
 from fbunet_jax.models.contract import abstract_variables
 from fbunet_jax.networks import build_network
+from fbunet_jax.runs.files import write_atomically
 
 TOLERANCES = {"float32": 1e-4, "mixed": 5e-2}
 """Of the logits, relative to the largest of them, and of the loss, relative to itself."""

@@ -12,12 +12,12 @@ from benchmarks.quarter_hour.measurements import Measured, read_measurements, re
 from benchmarks.quarter_hour.run import CELLS, FORMAT, RESULTS, UNFINISHED, Results
 from benchmarks.quarter_hour.table import recorded
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
-from fbunet_jax.files import create_once, read_json, write_atomically
-from fbunet_jax.reproduction.cells import first_difference, place_of, read_cell, read_cells
-from fbunet_jax.reproduction.pages import write_table
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.reproduction.tables import TABLES
-from fbunet_jax.runs import Place, compare, set_aside
+from fbunet_jax.experiments.cells import TableFolder, first_difference, place_of, read_cell, read_cells
+from fbunet_jax.experiments.grid import Place
+from fbunet_jax.experiments.pages import write_table
+from fbunet_jax.experiments.paper import TABLES
+from fbunet_jax.runs.files import create_once, read_json, write_atomically
+from fbunet_jax.runs.opening import compare
 
 OWN_DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -101,7 +101,7 @@ def _harvest_cells(source: Path, target: Path, table: TableFolder, tell: Callabl
                     write_atomically(folder / arrays.name, arrays.read_bytes())
                 elif is_new and folder != table.cells:
                     tell(f"New: {there}")
-    for path in write_table(TABLES[1], target):
+    for path in write_table(TABLES[1], TableFolder(target)):
         tell(f"Written: {path}")
 
 
@@ -127,7 +127,7 @@ def _harvest_training(
         for mine, its in ((run.config, new.config), (run.folds, new.folds), (run.dataset, new.dataset)):
             create_once(mine, its.read_text(encoding="utf-8"))  # other folds may be there
         if run.fold(place.fold).path.exists():
-            tell(f"What was here of {place} is set aside, as {set_aside(run.fold(place.fold))}.")
+            tell(f"What was here of {place} is set aside, as {run.fold(place.fold).set_aside()}.")
         new.fold(place.fold).path.rename(run.fold(place.fold).path)
         if brought.processes(place).exists():
             table.processes(place).parent.mkdir(parents=True, exist_ok=True)

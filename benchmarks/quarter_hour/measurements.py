@@ -10,7 +10,7 @@ from benchmarks import speed
 from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.quarter_hour.steps import STEPS
 from fbunet_jax.errors import DataError
-from fbunet_jax.files import read_json
+from fbunet_jax.runs.files import read_json
 
 BEGIN, END = "<!-- measured: written by benchmarks.quarter_hour -->", "<!-- end of measured -->"
 """Around the part of performance.md that is written anew from all measurements."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from benchmarks.quarter_hour import parts
 from benchmarks.quarter_hour.table import recorded, unfinished_cells
 from fbunet_jax.errors import ConfigError, RunError
-from fbunet_jax.reproduction.origin import commit
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.runs import Place, Run
+from fbunet_jax.experiments.cells import TableFolder
+from fbunet_jax.experiments.grid import Place
+from fbunet_jax.experiments.origin import commit
+from fbunet_jax.runs.directory import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,7 +158,7 @@ class Packing:
     def _training(self, place: Place) -> dict[str, Path | bytes]:
         """Return the files of a training, its best checkpoint without the optimiser's moments."""
         files = parts.named(parts.training_files(self.table, place), self.table.path)
-        _, *best = parts.latest_and_best(self.table.fold(place))
+        _, *best = parts.latest_and_best(self.table.run(place).fold(place.fold))
         training = self.table.run(place).read_config().training
         if not best or training.weight_average or training.norm_batch_count:
             return files

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.errors import DataError
+from fbunet_jax.experiments.cells import TableFolder
+from fbunet_jax.experiments.grid import Place
 from fbunet_jax.networks import build_network
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.runs import FoldDirectory, Place
-from fbunet_jax.training.logs import read_records
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import FoldDirectory
+from fbunet_jax.runs.records import ValidationRecord, read_records
 from fbunet_jax.training.state import abstract_state
 
 PART_BYTES = 14_000_000
@@ -25,7 +26,7 @@ PART_BYTES = 14_000_000
 
 def training_files(folder: TableFolder, place: Place) -> list[Path]:
     """Return what a cell under way needs to resume: records, the latest checkpoint, and the best one so far."""
-    run, fold = folder.run(place), folder.fold(place)
+    run, fold = folder.run(place), folder.run(place).fold(place.fold)
     small = [run.config, run.folds, run.dataset, fold.environment, fold.inputs, fold.metrics, fold.timing]
     checkpoints = [*latest_and_best(fold)]
     files = [path for checkpoint in checkpoints for path in sorted(checkpoint.rglob("*")) if path.is_file()]
@@ -39,7 +40,7 @@ def latest_and_best(fold: FoldDirectory) -> Iterator[Path]:
     if latest is not None:
         # with a score it stands for all that is before it
         yield scored.get(latest, unfinished.get(latest, fold.path))
-    scores = {record["step"]: record["mean_iou"] or 0.0 for record in read_records(fold.metrics, "validation")}
+    scores = {record["step"]: record["mean_iou"] or 0.0 for record in read_records(fold.metrics, ValidationRecord)}
     best = max(scored, key=lambda step: (scores.get(step, 0.0), step), default=None)
     if best is not None and best != latest:
         yield scored[best]
@@ -60,18 +61,18 @@ def write_without_moments(folder: TableFolder, place: Place, target: FoldDirecto
       place: of the training; without an average of the weights, which is kept beside the optimiser's moments.
       target: the fold's directory, elsewhere.
     """
-    run, fold = folder.run(place), folder.fold(place)
+    run, fold = folder.run(place), folder.run(place).fold(place.fold)
     config, dataset = run.read_config(), run.read_dataset()
     model = build_network(config, classes=len(dataset["class_names"]), channels=dataset["channels"])
     with FoldCheckpoints(fold, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         assert step is not None
-        state = checkpoints.restore(step, abstract_state(config, model, dataset["channels"]))
+        state = checkpoints.restore(step, abstract_state(config, model, dataset["channels"]).stored())
         score = checkpoints.score(step)
-    zeros = jax.tree.map(jnp.zeros_like, state.optimizer)
+    zeros = jax.tree.map(jnp.zeros_like, state["optimizer"])
     target.path.mkdir(parents=True)
     with FoldCheckpoints(target) as checkpoints:
-        checkpoints.save(state._replace(optimizer=zeros), step, score)
+        checkpoints.save(state | {"optimizer": zeros}, step, score)
 
 
 def archive(files: Mapping[str, Path | bytes], compression: str = "") -> bytes:

@@ -25,7 +25,7 @@ from benchmarks.contender import training
 from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.roofline import copy_bandwidth
 from fbunet_jax.accelerators.hlo import Program
-from fbunet_jax.files import write_atomically
+from fbunet_jax.runs.files import write_atomically
 
 LONGEST = 15
 SECONDS, CALLS = 1.0, 3

@@ -25,12 +25,11 @@ from benchmarks.quarter_hour.measurements import read_measurements
 from benchmarks.quarter_hour.sizes import Size
 from benchmarks.quarter_hour.steps import STEPS, Step, end_group, processes
 from benchmarks.quarter_hour.table import SAVE_SECONDS, Table, unfinished_cells
-from fbunet_jax.doctor.machine import examine_devices
 from fbunet_jax.errors import ConfigError, RunError, UserError
-from fbunet_jax.files import read_json, write_atomically
-from fbunet_jax.reproduction.cells import place_of, read_cells
-from fbunet_jax.reproduction.origin import today
-from fbunet_jax.reproduction.reproduce import TableFolder
+from fbunet_jax.experiments.cells import TableFolder, place_of, read_cells
+from fbunet_jax.experiments.origin import today
+from fbunet_jax.experiments.probe import examine_devices
+from fbunet_jax.runs.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 

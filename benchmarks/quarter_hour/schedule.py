@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fbunet_jax.runs import Place
+from fbunet_jax.experiments.grid import Place
 
 MARGIN = 1.05
 """A cell is late if it needs so much more than the time that is left."""

@@ -18,12 +18,10 @@ from benchmarks.parents import tied
 from benchmarks.quarter_hour.schedule import Running, Waiting, decide, share
 from benchmarks.quarter_hour.sizes import Size
 from fbunet_jax.cli import EXIT_INTERRUPTED
-from fbunet_jax.reproduction.cells import place_of, read_cells
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.reproduction.tables import TABLES
-from fbunet_jax.runs import Place
-from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.setup import has_started
+from fbunet_jax.experiments.cells import TableFolder, place_of, read_cells
+from fbunet_jax.experiments.grid import Place
+from fbunet_jax.experiments.paper import TABLES
+from fbunet_jax.runs.records import TrainRecord, read_records
 
 SEED = 0
 FOLDS = range(5)
@@ -53,15 +51,15 @@ def places() -> list[Place]:
 
 def recorded(folder: TableFolder, place: Place) -> tuple[int, int]:
     """Return the step and the epoch of the last record of a cell's training; zeros without one."""
-    metrics = folder.fold(place).metrics
-    records = read_records(metrics, "train") if metrics.exists() else []
+    metrics = folder.run(place).fold(place.fold).metrics
+    records = read_records(metrics, TrainRecord) if metrics.exists() else []
     return (records[-1]["step"], records[-1]["epoch"]) if records else (0, 0)
 
 
 def unfinished_cells(folder: TableFolder) -> list[Place]:
     """Return the cells that have begun and are not finished, the furthest first."""
     done = {place_of(cell) for cell in read_cells(folder.cells)}
-    begun = [place for place in places() if place not in done and has_started(folder.fold(place))]
+    begun = [place for place in places() if place not in done and folder.run(place).fold(place.fold).has_started()]
     return sorted(begun, key=lambda place: -recorded(folder, place)[0])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.quarter_hour.sizes import SIZES
 from benchmarks.speed import Contestant, killed_at_the_end
-from fbunet_jax.files import write_atomically
+from fbunet_jax.runs.files import write_atomically
 
 NUMBERS = (1, 2, 4)
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from fbunet_jax.accelerators.bounds import Report, prediction_needs, training_needs
 from fbunet_jax.accelerators.devices import LANES, Device, Target, parse_target
+from fbunet_jax.accelerators.estimate import count_work
 from fbunet_jax.accelerators.worker import Request
 from fbunet_jax.accelerators.workload import Workload
 from fbunet_jax.config import Config, to_toml
-from fbunet_jax.doctor.machine import child_environment
 from fbunet_jax.errors import ConfigError, RunError
+from fbunet_jax.experiments.probe import child_environment
 from fbunet_jax.inference.tiling import Tiling
-from fbunet_jax.training.estimate import count_work
 
 FORMAT = 1
 """Version of the file that `--out` writes."""

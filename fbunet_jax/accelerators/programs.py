@@ -15,10 +15,11 @@ from jax.sharding import SingleDeviceSharding
 from fbunet_jax.accelerators.arithmetic import Arithmetic, count_arithmetic
 from fbunet_jax.accelerators.hlo import Program, Traffic
 from fbunet_jax.config import Config
-from fbunet_jax.data.store import ImageStore
 from fbunet_jax.inference.ensemble import combine, segment_view
 from fbunet_jax.networks import build_network
-from fbunet_jax.training.setup import loss_with, mapped_training
+from fbunet_jax.pipeline.store import ImageStore
+from fbunet_jax.training.parallel import mapped_training
+from fbunet_jax.training.setup import loss_with
 from fbunet_jax.training.state import make_optimizer, state_shapes
 from fbunet_jax.training.steps import make_train_step
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fbunet_jax.accelerators.devices import parse_target
+from fbunet_jax.accelerators.devices import LANES, Device, parse_target
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ def main(folder: Path) -> None:
 
 
 def _compile_all(folder: Path, answer: Callable[..., None]) -> None:
-    from fbunet_jax.accelerators.largest import find_largest
     from fbunet_jax.accelerators.programs import Compiled, StoredImages, compile_prediction, compile_training
     from fbunet_jax.accelerators.topologies import find_devices
     from fbunet_jax.config import load_config
@@ -88,6 +87,42 @@ def _compile_all(folder: Path, answer: Callable[..., None]) -> None:
         most = 2**31 // len(devices) - 1  # of a batch
         found = find_largest(lambda share: training(share).memory.total, target.device, request.shares[0], most)
         answer(largest=found)
+
+
+def find_largest(memory: Callable[[int], int], device: Device, share: int, most: int = 2**20) -> int | None:
+    """Return the most crops a device whose training fits; None if not even one does.
+
+    Memory grows with the crops along a line, but for the rounding of layouts and what a compiler saves when memory is
+    short: the result is that of a program that was compiled and fits, and not always the very largest.
+
+    Args:
+      memory: bytes that a program with so many crops a device takes; each call compiles one.
+      device: for which.
+      share: crops a device of the configuration.
+      most: crops a device that are tried at the most.
+    """
+    # on a TPU a batch below the lanes takes as much memory as one that fills them
+    first = share if device.is_gpu else max(share, LANES)
+    while memory(first) > device.memory:
+        if first == 1:
+            return None
+        first = max(1, first // 2)
+    second = 2 * first
+    slope = (memory(second) - memory(first)) / (second - first)
+    verified = second if memory(second) <= device.memory else first
+    if slope <= 0:
+        return verified
+    largest = min(int((device.memory - memory(first)) / slope) + first, most)
+    for _ in range(4):
+        if not device.is_gpu and largest > LANES:
+            largest = largest // LANES * LANES
+        if largest <= verified:
+            break
+        if memory(largest) <= device.memory:
+            return largest
+        # programs of other sizes are not quite on the line
+        largest = int(0.98 * largest * min(1, device.memory / memory(largest)))
+    return verified
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 
+from fbunet_jax.accelerators.estimate import image_sizes
 from fbunet_jax.config import Config
-from fbunet_jax.data.datasets import cut_fault, load_dataset
+from fbunet_jax.data.cutting import cut_fault
+from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.folds import configured_folds, fold_items, select_fold
-from fbunet_jax.data.sampling import Size
-from fbunet_jax.data.store import check_pixels
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.training.estimate import image_sizes
+from fbunet_jax.pipeline.sampling import Size
+from fbunet_jax.pipeline.store import check_pixels
 
 ImageType = Literal["uint8", "uint16", "float32"]
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from fbunet_jax.cli.compilation_cache import use_compilation_cache
 from fbunet_jax.cli.distributed import leaves_at_once
 from fbunet_jax.errors import ConfigError, UserError, did_you_mean
-from fbunet_jax.interruption import StopAtOnce
+from fbunet_jax.runs.interruption import StopAtOnce
 
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fbunet_jax.cli.options import given_config, spelled
+from fbunet_jax.cli.options import given_option, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from fbunet_jax.data.checks import Check
-    from fbunet_jax.data.findings import Finding
+    from fbunet_jax.check.checks import Check
+    from fbunet_jax.check.findings import Finding
 
 EXIT_FAULTS = 1
 SETTINGS_FILE = "fbunet.toml"
@@ -46,8 +46,8 @@ def command(options: Sequence[str], prog: str) -> int:
     config = with_directory(arguments.settings, arguments.directory)
     from tqdm import tqdm
 
-    from fbunet_jax.data.checks import check_dataset
-    from fbunet_jax.data.page import render
+    from fbunet_jax.check.checks import check_dataset
+    from fbunet_jax.check.page import render
 
     check = check_dataset(config.data, lambda units: tqdm(units, "Reading", unit="file", leave=False, delay=2))
     check = dataclasses.replace(check, findings=(*settings_faults(config, check), *check.findings))
@@ -93,7 +93,7 @@ def settings_faults(config: Config, check: "Check") -> "list[Finding]":
     if not check.images or not check.classes:
         return []
     # JAX starts here, after the reading
-    from fbunet_jax.data.findings import as_finding
+    from fbunet_jax.check.findings import as_finding
     from fbunet_jax.networks import build_network
     from fbunet_jax.training.setup import check_crop, settings_loss
 
@@ -119,8 +119,8 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
       check: what was found.
       chosen: whether the user gave a configuration; crop and batch size are proposals otherwise.
     """
-    from fbunet_jax.data.divisions import neighbour_fact
-    from fbunet_jax.data.page import fold_spans
+    from fbunet_jax.check.divisions import neighbour_fact
+    from fbunet_jax.check.page import fold_spans
 
     data, images = config.data, check.images
     facts = [("Data set", f"{data.root} ({data.layout})" if data.root else data.layout)]
@@ -151,7 +151,7 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
 
 def crop_and_batch(config: Config, check: "Check", *, chosen: bool) -> tuple[int, int]:
     """Return crop side and batch size: those of the settings if the user chose them, or else a proposal."""
-    from fbunet_jax.data.proposals import propose_batch, propose_crop
+    from fbunet_jax.check.proposals import propose_batch, propose_crop
 
     if chosen or not check.images:
         return config.data.crop, config.training.batch_size
@@ -162,7 +162,7 @@ def crop_and_batch(config: Config, check: "Check", *, chosen: bool) -> tuple[int
 
 def print_findings(severity: str, findings: "Sequence[Finding]") -> None:
     """Print findings by kind: the rule, then each file with what was found and what to do."""
-    from fbunet_jax.data.page import by_kind
+    from fbunet_jax.check.page import by_kind
 
     if not findings:
         print(f"\nNo {severity}s.")
@@ -181,7 +181,7 @@ def print_findings(severity: str, findings: "Sequence[Finding]") -> None:
 
 def _parsed(options: Sequence[str], prog: str) -> tuple[Arguments, str]:
     """Return the options over the chosen configuration, and the configuration that was chosen, if any."""
-    chosen = given_config(options, "")
+    chosen = given_option(options, "--config", "")
     base = Arguments(settings=load_config(chosen or "quickstart"))
     arguments = tyro.cli(Arguments, args=options, default=base, prog=prog)
     if not arguments.directory:
@@ -213,7 +213,7 @@ def percent(share: float) -> str:
 
 def _default_page(layout: str, root: str) -> Path:
     """Return where the page goes: the current folder, or a temporary one if that lies in the data set."""
-    from fbunet_jax.data.initial import plain_name
+    from fbunet_jax.check.initial import plain_name
 
     page = Path(f"check-{plain_name(Path(root)) if root else layout}.html")
     if root and Path.cwd().resolve().is_relative_to(Path(root).resolve()):
@@ -234,7 +234,7 @@ def _overrides(options: Sequence[str], directory: str) -> list[str]:
 
 
 def _train_command(config: Config, check: "Check", chosen: str, overrides: list[str], prog: str) -> str:
-    from fbunet_jax.data.initial import plain_name
+    from fbunet_jax.check.initial import plain_name
 
     words = []
     if chosen:

@@ -13,10 +13,10 @@ import tyro
 
 from fbunet_jax.accelerators.bounds import Report
 from fbunet_jax.accelerators.devices import Target, parse_target
-from fbunet_jax.cli.options import given_config, parse_folds, size_text
+from fbunet_jax.cli.options import given_option, parse_folds, size_text
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.interruption import raise_on_signals
+from fbunet_jax.runs.interruption import raise_on_signals
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -61,7 +61,7 @@ class Arguments:
 
 def command(options: Sequence[str], prog: str) -> int:
     """Compile for every target and print what it needs; 1 if a program does not fit on one of them."""
-    defaults = Arguments(settings=load_config(given_config(options, Arguments.config)))
+    defaults = Arguments(settings=load_config(given_option(options, "--config", Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
     raise_on_signals()  # the compiler, which is another process, ends too
     targets, fold, out = _checked(arguments)
@@ -69,8 +69,8 @@ def command(options: Sequence[str], prog: str) -> int:
     # after parsing, so that --help does not wait for JAX
     from fbunet_jax.accelerators.compiling import FORMAT, check_target, compile_for, find_tile
     from fbunet_jax.accelerators.workload import DataNumbers, find_workload
-    from fbunet_jax.files import write_atomically
     from fbunet_jax.networks import build_network
+    from fbunet_jax.runs.files import write_atomically
     from fbunet_jax.training.setup import check_crop
 
     # everything that can be wrong is found before minutes of compiling
@@ -138,7 +138,7 @@ def describe(config: Config, target: Target, report: Report) -> str:
       target: a `Target`.
       report: a `Report` about it.
     """
-    from fbunet_jax.training.logs import duration
+    from fbunet_jax.tables import duration
 
     device, training, prediction = target.device, report["training"], report["prediction"]
     count, hosts = report["devices"], report["hosts"]

@@ -67,7 +67,7 @@ def joined(options: Distributed) -> Iterator[None]:
         yield
         return
     _initialize(arguments, options)
-    from fbunet_jax import processes
+    from fbunet_jax.runs import processes
 
     try:
         yield
@@ -156,7 +156,7 @@ def _initialize(arguments: dict[str, object], options: Distributed) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # its handler of SIGTERM would take the place of ours, see fbunet_jax/interruption.py
+    # its handler of SIGTERM would take the place of ours, see fbunet_jax/runs/interruption.py
     jax.config.update("jax_enable_preemption_service", False)
     not_found = (
         f"The processes of this training did not find each other within {options.start_seconds} seconds. Start the "

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fbunet_jax.cli.options import parse_folds
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class Arguments:
 def command(options: Sequence[str], prog: str) -> int:
     """Evaluate a run's folds on their test or validation part."""
     arguments = tyro.cli(Arguments, args=options, prog=prog)
-    from fbunet_jax.evaluation import crossval
+    from fbunet_jax.evaluation.crossval import evaluate
+    from fbunet_jax.evaluation.report import write_report
+    from fbunet_jax.evaluation.scores import missing_folds, table
 
     run = Run(Path(arguments.run))
     count = run.read_config().data.folds
     folds = None if arguments.fold == "all" else parse_folds(arguments.fold, count)
-    evaluation = crossval.evaluate(
+    evaluation = evaluate(
         arguments.run,
         folds,
         split=arguments.split,
@@ -52,15 +54,13 @@ def command(options: Sequence[str], prog: str) -> int:
         whole=arguments.whole,
         tell=lambda line: print(line, flush=True),
     )
-    print(crossval.table(evaluation))
-    if missing := crossval.missing_folds(evaluation, count):
+    print(table(evaluation))
+    if missing := missing_folds(evaluation, count):
         present = ", ".join(str(entry["fold"]) for entry in evaluation["folds"])
         absent = ", ".join(map(str, missing))
         print(f"Missing: fold {absent} of {count}; mean, std and summed are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
     if arguments.report and not arguments.tta and not arguments.whole:
-        from fbunet_jax.evaluation.report import write_report
-
         page = write_report([arguments.run], split=arguments.split, root=arguments.data_root)
         print(f"Written: {page}")
     return 0

@@ -13,13 +13,13 @@ import tyro
 from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, with_directory
 from fbunet_jax.cli.options import spelled
 from fbunet_jax.config import Config, DataConfig, load_config
-from fbunet_jax.data.description import as_toml
+from fbunet_jax.data.layouts.description import as_toml
 from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fbunet_jax.data.checks import Check
-    from fbunet_jax.data.divisions import Contents
-    from fbunet_jax.data.initial import Facts
+    from fbunet_jax.check.checks import Check
+    from fbunet_jax.check.divisions import Contents
+    from fbunet_jax.check.initial import Facts
 
 
 _BEFORE_A_DESCRIPTION = ("classes-undescribed", "folds")
@@ -39,9 +39,9 @@ class Arguments:
 def command(options: Sequence[str], prog: str) -> int:
     """Write the description and the settings of a folder; existing ones are never overwritten."""
     arguments = tyro.cli(Arguments, args=options, prog=prog)
-    from fbunet_jax.data.checks import check_dataset
-    from fbunet_jax.data.description import FILE_NAME
-    from fbunet_jax.data.initial import config_toml, dataset_toml, feedback_mode
+    from fbunet_jax.check.checks import check_dataset
+    from fbunet_jax.check.initial import config_toml, dataset_toml, feedback_mode
+    from fbunet_jax.data.layouts.description import FILE_NAME
 
     root = Path(arguments.directory)
     config = with_directory(load_config("quickstart"), arguments.directory)
@@ -90,8 +90,8 @@ def command(options: Sequence[str], prog: str) -> int:
 
 def _axes(config: Config) -> str:
     """Return the axes in which the first image and its label agree, if only one order does."""
+    from fbunet_jax.check.proposals import propose_axes
     from fbunet_jax.data.datasets import open_source
-    from fbunet_jax.data.proposals import propose_axes
 
     files = next((unit.files for unit in open_source(config.data).units), ())
     return propose_axes(files[0], files[-1]) if len(files) == 2 else ""
@@ -99,9 +99,9 @@ def _axes(config: Config) -> str:
 
 def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
     """Gather what the two files say of the folder."""
-    from fbunet_jax.data.divisions import contents
-    from fbunet_jax.data.initial import Facts
-    from fbunet_jax.data.proposals import ClassProposal, palette_names, propose_classes
+    from fbunet_jax.check.divisions import contents
+    from fbunet_jax.check.initial import Facts
+    from fbunet_jax.check.proposals import ClassProposal, palette_names, propose_classes
 
     images, values = check.images, check.values
     if check.classes:
@@ -134,7 +134,7 @@ def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
 
 def _division(found: "Contents", data: DataConfig) -> tuple[int, str, str]:
     """Return a number of folds, the group_pattern that it takes, if any, and what there is to say about them."""
-    from fbunet_jax.data.divisions import class_finding, complete_division
+    from fbunet_jax.check.divisions import class_finding, complete_division
     from fbunet_jax.data.folds import configured_folds
 
     groups = len(set(found.groups))

@@ -8,8 +8,7 @@ import tyro
 
 from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_base
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.files import create_once, naming
-from fbunet_jax.jobs.files import (
+from fbunet_jax.experiments.job_files import (
     SYSTEMS,
     KubernetesOptions,
     SlurmOptions,
@@ -18,6 +17,7 @@ from fbunet_jax.jobs.files import (
     default_file,
     job_file,
 )
+from fbunet_jax.runs.files import create_once, naming
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ def command(options: Sequence[str], prog: str) -> int:
     base = given_base(options)
     defaults = Arguments(settings=base, system=tyro.MISSING)
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
-    trainings = check_trainings(arguments, base)
+    commands = check_trainings(arguments, base)
     system = arguments.system
     groups = {name: getattr(arguments, name) for name in SYSTEMS}
     for name, group in groups.items():
         if name != system and group != type(group)():
             raise ConfigError(f"--{name}.… is an option of fbunet jobs {name}: leave it out for {system}.")
-    file = Path(arguments.file).expanduser() if arguments.file else default_file(system, trainings)
-    text = job_file(trainings, system, groups[system], setup=arguments.setup, file=file)
+    file = Path(arguments.file).expanduser() if arguments.file else default_file(system, commands)
+    text = job_file(commands, system, groups[system], setup=arguments.setup, file=file)
     with naming(file):
         if not create_once(file, text):
             raise ConfigError(f"{file} exists already: remove it, or write to another one with --file.")
-    count = len(trainings.places)
+    count = len(commands.grid)
     print(f"Written: {file}, {count} training{'s' * (count > 1)}.\nNext: {_NEXT[system]} {file}")
     return 0

@@ -22,30 +22,12 @@ def parse_folds(text: str, count: int) -> list[int]:
     return [int(text)]
 
 
-def parse_several_folds(words: Sequence[str], count: int, option: str) -> list[int]:
-    """Return the folds that "all" or several numbers name, in order and each once.
-
-    Args:
-      words: what was given.
-      count: how many folds there are.
-      option: under which they were given.
-
-    Raises:
-      ConfigError: neither, or a number outside 0 ... count - 1.
-    """
-    if list(words) == ["all"]:
-        return list(range(count))
-    if not words or any(not word.isdecimal() or int(word) >= count for word in words):
-        raise ConfigError(f"{option} {' '.join(words)}: expected all, or numbers from 0 to {count - 1}.")
-    return sorted(set(map(int, words)))
-
-
-def given_config(options: Sequence[str], default: str) -> str:
-    """Return what --config names, before the other options are parsed over it."""
-    for index, option in enumerate(options):
-        if option.startswith("--config="):
-            return option.removeprefix("--config=")
-        if option == "--config" and index + 1 < len(options):
+def given_option(options: Sequence[str], name: str, default: str) -> str:
+    """Return the value of an option that is needed before the others are parsed; the last one counts."""
+    for index, option in reversed(list(enumerate(options))):
+        if option.startswith(f"{name}="):
+            return option.removeprefix(f"{name}=")
+        if option == name and index + 1 < len(options):
             return options[index + 1]
     return default
 

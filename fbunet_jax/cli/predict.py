@@ -16,9 +16,11 @@ from fbunet_jax.cli.distributed import launched
 from fbunet_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fbunet_jax.inference.files import OutputFolder, PageSummary, Settings
     from fbunet_jax.inference.label_values import ClassValues
+    from fbunet_jax.inference.measurements import PageSummary
+    from fbunet_jax.inference.output_folder import OutputFolder
     from fbunet_jax.inference.predictor import Predictor
+    from fbunet_jax.inference.segment_file import Settings
 
 SHOWN = 5
 """How many of a ranking are printed; the files hold more."""
@@ -78,13 +80,14 @@ def command(options: Sequence[str], prog: str) -> int:
         raise DataError("No image is given. Give images, or folders of images, after the run directory.")
     # as Ctrl-C does, so that unfinished files are removed, see cli/train.py
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from fbunet_jax.data.tiff import check_axes
-    from fbunet_jax.inference.files import OutputFolder, Settings
+    from fbunet_jax.data.readers.tiff import check_axes
     from fbunet_jax.inference.images import find_images
     from fbunet_jax.inference.label_values import known_label_values
+    from fbunet_jax.inference.output_folder import OutputFolder
     from fbunet_jax.inference.predictor import Tiles, load
+    from fbunet_jax.inference.segment_file import Settings
     from fbunet_jax.inference.zarr_input import is_zarr
-    from fbunet_jax.runs import Run
+    from fbunet_jax.runs.directory import Run
 
     check_axes(arguments.axes)
     files = find_images([Path(image) for image in arguments.images])
@@ -138,7 +141,7 @@ def check_alone(shard: str, chunk: int | None) -> None:
 
 
 def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolder", settings: "Settings") -> int:
-    from fbunet_jax.inference.tables import write_label_next, write_summary
+    from fbunet_jax.inference.measurements import write_label_next, write_summary
 
     pages: list[PageSummary] = []
     faults: list[str] = []
@@ -170,7 +173,7 @@ def _segment_files(
     found: tuple[list["PageSummary"], list[str]],
 ) -> None:
     """Add every page that is segmented, and a sentence for every file that cannot be, to what is found."""
-    from fbunet_jax.inference.files import segment_file
+    from fbunet_jax.inference.segment_file import segment_file
 
     pages, faults = found
     started = time.monotonic()
@@ -206,7 +209,7 @@ def _report(
     classes: "ClassValues",
     seconds: float,
 ) -> None:
-    from fbunet_jax.inference.tables import rank_pages, rank_regions
+    from fbunet_jax.inference.measurements import rank_pages, rank_regions
 
     area = sum(page.height * page.width for page in pages) / 1e6
     count = f"{len(pages)} {_plural('page', len(pages))}, {area:.1f} megapixels"

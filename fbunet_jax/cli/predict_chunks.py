@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from fbunet_jax.cli.distributed import launched
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.inference.files import OutputFolder, Settings
+from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.predictor import Predictor, default_batch
+from fbunet_jax.inference.segment_file import Settings
 from fbunet_jax.inference.volumes import DEFAULT_CHUNK, Shard, Volume, describe_volumes, parts_of, record_of
 
 SHOWN_WARNINGS = 5

@@ -1,6 +1,5 @@
 """``fbunet reproduce``: the paper's tables, trained and evaluated again."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fbunet_jax.cli.options import given_config, parse_several_folds
+from fbunet_jax.cli.options import given_option
+from fbunet_jax.cli.trainings import check_grid, parse_several_folds
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, RunError
-from fbunet_jax.interruption import raise_on_signals
-from fbunet_jax.reproduction.tables import TABLES
+from fbunet_jax.experiments.paper import TABLES
+from fbunet_jax.runs.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -45,52 +45,42 @@ class Arguments:
 
 def command(options: Sequence[str], prog: str) -> int:
     """Train and evaluate what is missing of a table, and write it."""
-    given = load_config(given_config(options, TABLES[_given_table(options)].config))
+    number = given_option(options, "--table", "1")
+    own = next((table.config for table in TABLES.values() if str(table.number) == number), TABLES[1].config)
+    given = load_config(given_option(options, "--config", own))
     defaults = Arguments(table=tyro.MISSING, settings=given)
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
     raise_on_signals()
     table, config = TABLES[arguments.table], arguments.settings
     if config.method != given.method:
         raise ConfigError(f"--method {config.method}: a table has several. Choose with --only {config.method}:0.")
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds {arguments.seeds}: expected a number of at least 1.")
     if arguments.minutes is not None and not arguments.minutes >= 0:
         raise ConfigError(f"--minutes {arguments.minutes}: expected a number of at least 0.")
-    out = Path(arguments.out or f"reproduce/table-{table.number}").expanduser()
     folds = parse_several_folds(arguments.folds, config.data.folds, "--folds")
-    seeds = range(config.seed, config.seed + arguments.seeds)
     # after parsing, so that --help does not wait for JAX
-    from fbunet_jax.reproduction import pages, reproduce
+    from fbunet_jax.experiments import pages, reproduce
+    from fbunet_jax.experiments.cells import TableFolder
     from fbunet_jax.training.memory import reuse_host_memory
 
-    places = reproduce.select_places(table, folds, seeds, arguments.only)
-    outcome = reproduce.Outcome([])
+    folder = TableFolder(Path(arguments.out or f"reproduce/table-{table.number}").expanduser())
+    whole = check_grid(config, [row.method for row in table.rows], folds, arguments.seeds, folder.run)
+    grid = whole.select(arguments.only, f"a cell of table {table.number}")
+    outcomes = []
     if not arguments.table_only:
         reuse_host_memory()
-        outcome = reproduce.reproduce(
-            config,
-            places,
-            out,
+        outcomes = reproduce.reproduce(
+            grid,
+            folder,
             minutes=arguments.minutes,
             commit=arguments.commit,
             tell=lambda line: print(line, flush=True),
-            finished=lambda: pages.write_table(table, out),
+            finished=lambda: pages.write_table(table, folder),
         )
-    written = pages.write_table(table, out)
-    print("\n".join(f"Written: {path}" for path in written) or f"No cell is finished in {out / 'cells'}.")
-    if outcome.missing:
-        print(
-            f"Missing: {len(outcome.missing)} of {len(places)} cells: {', '.join(map(str, outcome.missing))}. The same "
-            "command goes on with them."
-        )
-    if outcome.failures:
-        raise RunError(f"{', '.join(map(str, outcome.failures))} could not be finished, for the reasons above.")
+    written = pages.write_table(table, folder)
+    print("\n".join(f"Written: {path}" for path in written) or f"No cell is finished in {folder.cells}.")
+    if missing := [str(outcome.place) for outcome in outcomes if outcome.state != "finished"]:
+        left = f"{len(missing)} of {len(grid)} cells: {', '.join(missing)}"
+        print(f"Missing: {left}. The same command goes on with them.")
+    if failed := [str(outcome.place) for outcome in outcomes if outcome.state == "failed"]:
+        raise RunError(f"{', '.join(failed)} could not be finished, for the reasons above.")
     return 0
-
-
-def _given_table(options: Sequence[str]) -> int:
-    """Return what --table names, before the other options are parsed over that table's configuration."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--table", nargs="?")
-    text = parser.parse_known_args(list(options))[0].table
-    return next((number for number in TABLES if str(number) == text), 1)

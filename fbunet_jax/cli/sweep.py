@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +11,7 @@ import tyro
 
 from fbunet_jax.cli.trainings import TrainingArguments, check_trainings, given_base
 from fbunet_jax.errors import RunError
-from fbunet_jax.interruption import raise_on_signals
+from fbunet_jax.runs.interruption import raise_on_signals
 
 EXIT_ELSEWHERE = 75
 """Nothing failed, but not all is finished: another process trains it (EX_TEMPFAIL of sysexits.h)."""
@@ -33,20 +34,21 @@ def command(options: Sequence[str], prog: str) -> int:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         # the trainings have sessions of their own, and would go on unseen when the terminal is closed
         signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-    trainings = check_trainings(arguments, base)
+    commands = check_trainings(arguments, base)
     # after parsing, so that --help does not wait for JAX
-    from fbunet_jax.jobs.devices import find_devices
-    from fbunet_jax.jobs.progress import Board
-    from fbunet_jax.jobs.sweep import Sweep, count_states, outcome_table
+    from fbunet_jax.experiments.devices import find_devices
+    from fbunet_jax.experiments.progress import Board, outcome_table
+    from fbunet_jax.experiments.queue import Sweep
     from fbunet_jax.training.logs import default_stream
 
-    epochs = trainings.config.training.epochs
-    sweep = Sweep(trainings, find_devices(arguments.workers), Board(default_stream(), epochs))
+    epochs = commands.grid.config.training.epochs
+    sweep = Sweep(commands, find_devices(arguments.workers), Board(default_stream(), epochs))
     interrupted = sweep.run()
     print(outcome_table(sweep.outcomes, epochs))
-    counts = ", ".join(f"{count} {state}" for state, count in count_states(sweep.outcomes).items())
+    states = Counter(outcome.state for outcome in sweep.outcomes)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
     if interrupted:
         raise KeyboardInterrupt(counts)
     if failed := [str(outcome.place) for outcome in sweep.outcomes if outcome.state == "failed"]:
         raise RunError(f"{', '.join(failed)} failed, for the reasons above. The same command tries them again.")
-    return EXIT_ELSEWHERE if any(outcome.state == "elsewhere" for outcome in sweep.outcomes) else 0
+    return EXIT_ELSEWHERE if states["elsewhere"] else 0

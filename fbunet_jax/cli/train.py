@@ -4,16 +4,18 @@ import os
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from fbunet_jax.cli.distributed import Distributed, joined
-from fbunet_jax.cli.options import given_config, parse_folds, size_text, spelled
+from fbunet_jax.cli.options import given_option, parse_folds, size_text, spelled
+from fbunet_jax.cli.trainings import check_grid
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.interruption import raise_on_signals
+from fbunet_jax.experiments.grid import Grid, Place, default_runs, runs_beside
+from fbunet_jax.runs.interruption import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -42,43 +44,37 @@ class Arguments:
 
 def command(options: Sequence[str], prog: str) -> int:
     """Train folds of one method, or go on with them."""
-    defaults = Arguments(settings=load_config(given_config(options, Arguments.config)))
+    defaults = Arguments(settings=load_config(given_option(options, "--config", Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
     raise_on_signals()  # the lock is released, so that a preempted job can start elsewhere at once
     if arguments.deterministic:  # read when JAX starts its first device
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds {arguments.seeds}: expected a number of at least 1.")
     config, out = arguments.settings, arguments.out or None
+    run = runs_beside(out, config.seed) if out else default_runs(config)
     folds = parse_folds(arguments.fold, config.data.folds)
+    grid = check_grid(config, [config.method], folds, arguments.seeds, run)
     if arguments.dry_run and arguments.seeds > 1:
         raise ConfigError("--dry-run rehearses one seed: leave --seeds out; the others take as long again.")
     with joined(arguments.distributed):
         # after parsing, so that --help does not wait for JAX
-        from fbunet_jax.processes import are_many
+        from fbunet_jax.runs.processes import are_many
         from fbunet_jax.training.memory import reuse_host_memory
 
         reuse_host_memory()
         if not arguments.dry_run:
-            _train_folds(arguments, folds, prog)
+            _train_folds(grid, arguments.fresh, prog)
             return 0
         if are_many():
             raise ConfigError("--dry-run rehearses a training in one process: give it on one host.")
         return _rehearse(config, folds, out)
 
 
-def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
+def _train_folds(grid: Grid, fresh: bool, prog: str) -> None:
     """Train every fold with every seed, and tell what came out, the spread between seeds too."""
-    from fbunet_jax.processes import is_first
+    from fbunet_jax.runs.processes import is_first
 
-    config, out = arguments.settings, arguments.out or None
-    configs = [replace(config, seed=config.seed + number) for number in range(arguments.seeds)]
-    for fold in folds:
-        scores = {}
-        for each in configs:
-            # beside the run of the first seed, as the default folders are
-            place = f"{out.rstrip('/')}-seed{each.seed}" if out and each is not configs[0] else out
-            scores[each.seed] = _train(each, fold, place, arguments.fresh, prog)
+    for fold in grid.folds:
+        scores = {place.seed: _train(grid, place, fresh, prog) for place in grid if place.fold == fold}
         if len(scores) > 1 and is_first():
             values = ", ".join(f"{score:.1f} (seed {seed})" for seed, score in scores.items())
             mean, deviation = statistics.mean(scores.values()), statistics.stdev(scores.values())
@@ -88,33 +84,34 @@ def _train_folds(arguments: Arguments, folds: list[int], prog: str) -> None:
             )
 
 
-def _train(config: Config, fold: int, out: str | None, fresh: bool, prog: str) -> float:
+def _train(grid: Grid, place: Place, fresh: bool, prog: str) -> float:
     """Train a fold, tell what came out, and return the best validation mean IoU in percent."""
-    from fbunet_jax.processes import is_first
-    from fbunet_jax.training.loop import train
+    from fbunet_jax.runs.processes import is_first
+    from fbunet_jax.training.fold import train
 
-    result = train(config, fold, out=out, fresh=fresh)
+    result = train(grid.settings(place), place.fold, out=grid.run(place).path, fresh=fresh)
     state = "was finished already" if result.was_finished else "is finished"
-    previews = f"  previews     {result.directory.previews}\n" if config.training.previews else ""
+    previews = f"  previews     {result.directory.previews}\n" if grid.config.training.previews else ""
     score = 100 * result.best_mean_iou
     if not is_first():
         return score
     print(
-        f"Fold {fold} {state}: best validation mean IoU {score:.1f} % at step {result.best_step} of {result.steps}.\n"
+        f"Fold {place.fold} {state}: best validation mean IoU {score:.1f} % at step {result.best_step} of "
+        f"{result.steps}.\n"
         f"  checkpoints  {result.directory.checkpoints}\n"
         f"  curves       {result.directory.curves}\n"
         f"{previews}"
-        f"Next: {spelled('evaluate', prog)} {shlex.quote(str(result.run))} --fold {fold}"
+        f"Next: {spelled('evaluate', prog)} {shlex.quote(str(result.run))} --fold {place.fold}"
     )
     return score
 
 
 def _rehearse(config: Config, folds: list[int], out: str | None) -> int:
     """Try everything, and print what the whole run will take."""
-    from fbunet_jax import dry_run
-    from fbunet_jax.training.logs import duration
+    from fbunet_jax.accelerators import rehearsal
+    from fbunet_jax.tables import duration
 
-    estimate = dry_run.dry_run(config, folds, out=out, tell=lambda line: print(line, flush=True))
+    estimate = rehearsal.dry_run(config, folds, out=out, tell=lambda line: print(line, flush=True))
     costs, work = estimate.costs, estimate.work[folds[0]]
     device = "not told by this device" if estimate.device_bytes is None else size_text(estimate.device_bytes)
     print(

@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fbunet_jax.data.description import IGNORE, Description, class_faults
-from fbunet_jax.data.findings import Fault
-from fbunet_jax.data.pixels import check_count, intensities, label_values
-from fbunet_jax.data.sources import Source, Unit, check_pair
+from fbunet_jax.data.faults import Fault
+from fbunet_jax.data.layouts.description import IGNORE, Description, class_faults
+from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
+from fbunet_jax.data.readers.pixels import check_count, intensities, label_values
 from fbunet_jax.errors import DataError
 
 Arrays = ArrayLike | Sequence[ArrayLike]

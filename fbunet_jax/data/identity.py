@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fbunet_jax.data.datasets import Dataset
-from fbunet_jax.data.description import IGNORE
+from fbunet_jax.data.layouts.description import IGNORE
 from fbunet_jax.errors import DataError
 
 

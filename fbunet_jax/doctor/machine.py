@@ -7,14 +7,15 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlparse
+
+from fbunet_jax.experiments.probe import STEP_SECONDS, Answer, ask, examine_devices, run_briefly
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -24,10 +25,6 @@ PACKAGES = (
 
 VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
 """Environment variables that change which devices JAX sees."""
-
-DEVICES_SECONDS = 120.0
-STEP_SECONDS = 300.0
-"""A process that has not answered by then hangs."""
 
 _NVIDIA, _GOOGLE = "0x10de", "0x1ae0"
 _DISPLAY = "0x03"
@@ -46,14 +43,6 @@ class Device(NamedTuple):
     platform: str
     kind: str
     memory: int | None
-
-
-class Answer(NamedTuple):
-    """What a process of `probe` said: values, or an error; and the last line that it wrote to standard error."""
-
-    values: dict[str, Any]
-    error: str = ""
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +119,7 @@ def examine() -> Machine:
         free=shutil.disk_usage(here).free,
         writable=_writable(here),
         # without a device a step cannot be tried
-        step=devices if devices.error else _ask("step", STEP_SECONDS),
+        step=devices if devices.error else ask("step", STEP_SECONDS),
     )
 
 
@@ -159,7 +148,7 @@ def _conflicts() -> tuple[str, ...]:
     """Return the complaints of "pip check" about this package and those that it needs; nothing without pip."""
     if not importlib.util.find_spec("pip"):
         return ()
-    _, output, _ = _run([sys.executable, "-m", "pip", "--disable-pip-version-check", "check"], 60.0)
+    _, output, _ = run_briefly([sys.executable, "-m", "pip", "--disable-pip-version-check", "check"], 60.0)
     needed = re.compile(r"(fbunet-jax|jax|jaxlib|flax|optax|orbax-checkpoint|jax-cuda\d+-\w+) ")
     return tuple(line for line in output.splitlines() if needed.match(line))
 
@@ -167,7 +156,7 @@ def _conflicts() -> tuple[str, ...]:
 def _nvidia() -> tuple[str, tuple[Gpu, ...]]:
     """Return the version of the NVIDIA driver and the GPUs that it lists."""
     query = "--query-gpu=driver_version,compute_cap,name"
-    code, output, _ = _run(["nvidia-smi", query, "--format=csv,noheader"], 30.0)
+    code, output, _ = run_briefly(["nvidia-smi", query, "--format=csv,noheader"], 30.0)
     rows = [[cell.strip() for cell in line.split(",", 2)] for line in output.splitlines()] if code == 0 else []
     rows = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d+", row[1])]
     if rows:
@@ -214,46 +203,3 @@ def _writable(folder: str) -> bool:
     with suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True
     return False
-
-
-def examine_devices() -> Answer:
-    """Ask JAX in a process of its own, so that this one starts no device and takes none of its memory."""
-    return _ask("devices", DEVICES_SECONDS)
-
-
-def child_environment() -> dict[str, str]:
-    """Return the environment in which ``python -P`` of another process finds this package."""
-    environment = dict(os.environ)
-    # a checkout need not be installed; what lies in the working directory must not be imported in place of a package
-    paths = [str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")]
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def _ask(question: str, seconds: float) -> Answer:
-    """Ask a process of `probe`, in which whatever is broken may break."""
-    environment = child_environment()
-    # another process may hold most of the GPU's memory
-    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    command = [sys.executable, "-P", "-m", "fbunet_jax.doctor.probe", question]
-    code, output, errors = _run(command, seconds, environment)
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    remark = lines[-1] if lines else ""
-    if code == 0:
-        with suppress(ValueError, IndexError):
-            return Answer(json.loads(output.splitlines()[-1]), "", remark)
-    if code is None:
-        return Answer({}, f"no answer within {seconds:.0f} seconds", remark)
-    return Answer({}, remark or f"the process ended with exit code {code}, without a word", remark)
-
-
-def _run(command: list[str], seconds: float, environment: dict[str, str] | None = None) -> tuple[int | None, str, str]:
-    """Return exit code, output and errors; None for a process that did not end, 127 for a program that is not there."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return None, "", ""
-    except OSError:
-        return 127, "", ""
-    return done.returncode, done.stdout, done.stderr

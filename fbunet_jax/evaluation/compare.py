@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from fbunet_jax.data.folds import PARTS, read_folds
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import absence_notes, present_entries
+from fbunet_jax.evaluation.scores import Entry, absence_notes, present_entries
 from fbunet_jax.evaluation.statistics import Interval, class_iou, paired_difference
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.tables import aligned, percent, percentage_points
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _fold_difference(first: Run, other: Run) -> str:
     return ""
 
 
-def _entries(run: Run, split: str) -> dict[int, dict]:
+def _entries(run: Run, split: str) -> dict[int, Entry]:
     """Return the evaluations of a run by fold, or say why there are none."""
     found = {entry["fold"]: entry for entry in present_entries(run, split)}
     if not found:
@@ -161,17 +162,19 @@ def comparison_table(comparison: Comparison) -> str:
     """Return the table that `fbunet compare` prints: IoU of the first run in %, differences in percentage points."""
     folds = comparison.folds
     lines = [f"{comparison.names[0]}: IoU in %, {comparison.split} split"]
-    first = [[_number(100 * value) for value in fold] for fold in comparison.iou[0]]
-    summed = [_number(100 * value) for value in comparison.summed[0]]
+    first = [[percent(value) for value in fold] for fold in comparison.iou[0]]
+    summed = [percent(value) for value in comparison.summed[0]]
     header = ["", *(f"fold {fold}" for fold in folds), "summed"]
-    lines += _aligned([header, *([row, *cells] for row, *cells in zip(comparison.rows, *first, summed, strict=True))])
+    lines.append(aligned([header, *zip(comparison.rows, *first, summed, strict=True)], ">"))
     for difference in comparison.differences:
         lines += ["", f"{difference.name} minus {comparison.names[0]}: percentage points of IoU"]
-        cells = [[_signed(100 * value) for value in fold] for fold in difference.folds]
-        summed = [_signed(100 * value) for value in difference.summed]
-        intervals = [f"{_signed(100 * i[0])} to {_signed(100 * i[1])}" if i else "none" for i in difference.intervals]
+        cells = [[percentage_points(value) for value in fold] for fold in difference.folds]
+        summed = [percentage_points(value) for value in difference.summed]
+        intervals = [
+            f"{percentage_points(i[0])} to {percentage_points(i[1])}" if i else "none" for i in difference.intervals
+        ]
         table = zip(comparison.rows, *cells, summed, intervals, strict=True)
-        lines += _aligned([[*header, "95 % interval"], *map(list, table)])
+        lines.append(aligned([[*header, "95 % interval"], *table], ">"))
     lines += ["", interval_note(len(folds))]
     return "\n".join([*lines, *comparison.absent, *comparison.left_out])
 
@@ -184,17 +187,3 @@ def interval_note(folds: int) -> str:
         "Summed is the IoU of the counts of all folds together, and the interval a paired jackknife of it over "
         f"{folds} folds. The folds share training images, so it is rather too narrow than too wide."
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-
-
-def _number(value: float) -> str:
-    return "n/a" if np.isnan(value) else f"{value:.1f}"
-
-
-def _signed(value: float) -> str:
-    # 0.0 added: a small negative number would be written as -0.0
-    return "n/a" if np.isnan(value) else f"{round(value, 1) + 0.0:+.1f}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.segmentation import FoldSegmentation
-from fbunet_jax.files import write_atomically
+from fbunet_jax.runs.files import write_atomically
 
 _MOST_BYTES = 2**30
 

@@ -1,7 +1,6 @@
 """One self-contained page with the numbers and pictures of a run, or of several runs side by side."""
 
 import importlib.resources
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,20 +10,21 @@ from typing import Any
 import jinja2
 from flax import linen as nn
 
-from fbunet_jax.checkpoints.trained import trained_folds
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.evaluation import pictures, summary
 from fbunet_jax.evaluation.compare import check_comparable, compare, interval_note, run_names
-from fbunet_jax.evaluation.crossval import absence_notes, evaluate, present_items
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.pictures import Segmented, Shown
+from fbunet_jax.evaluation.scores import absence_notes, evaluate_folds, present_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import LEAST_GROUPS, class_iou
 from fbunet_jax.figures import class_colours
-from fbunet_jax.files import write_atomically
 from fbunet_jax.models.methods import METHODS
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.files import write_atomically
+from fbunet_jax.runs.trained import trained_folds
+from fbunet_jax.tables import percent, percentage_points
 
 EXTREMES = 3
 """How many of the worst and of the best images are shown."""
@@ -106,7 +106,7 @@ def write_report(
         known = {counts.fold for counts in present_items(run, split)}
         missing = [fold for fold in trained_folds(run) if fold not in known]
         if missing or not known:
-            evaluate(run.path, missing or None, split=split, root=root, dataset=passed, model=network, tell=tell)
+            evaluate_folds(run, missing or None, split=split, root=root, dataset=passed, model=network, tell=tell)
         own = config if run is opened[0] else run.read_config()
         reported.append(_ReportedRun(run, name, own, dataset, present_items(run, split), network))
     page = _render(_content(reported, split))
@@ -234,7 +234,7 @@ def _methods_side_by_side(reported: Sequence[_ReportedRun], fold: int) -> list[d
         panels.append(("Truth", pictures.plain_label(image.label, classes)))
         for each, found, score in zip(reported, by_run, scored, strict=True):
             label = pictures.plain_label(found[shown.name].rounds[-1], classes)
-            panels.append((f"{each.name}, IoU {_percent(score[shown.name].mean_iou)} %", label))
+            panels.append((f"{each.name}, IoU {percent(score[shown.name].mean_iou)} %", label))
         place = "worst" if shown == ranked[0] else "best" if shown == ranked[-1] else "median"
         rows.append({"shown": shown, "place": place, "is_small": max(image.label.shape) < 256, "panels": panels})
     return rows
@@ -261,16 +261,7 @@ def _render(content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "thousands": lambda value: f"{value:,.0f}"}
+    environment.filters |= {"percent": percent, "signed": percentage_points, "thousands": lambda value: f"{value:,.0f}"}
     source = importlib.resources.files("fbunet_jax.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     before, after = environment.from_string(source).render(content, size="@size@").rsplit("@size@", 1)
     return f"{before}{(len(before) + len(after)) / 1e6:.1f} MB{after}"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _signed(value: float | None) -> str:
-    # 0.0 added: a small negative number would be written as -0.0
-    return "n/a" if value is None or math.isnan(value) else f"{round(100 * value, 1) + 0.0:+.1f}"

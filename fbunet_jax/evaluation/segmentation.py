@@ -12,7 +12,6 @@ from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
-from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.identity import check_passed_dataset, describe, passed_fingerprint
@@ -20,7 +19,8 @@ from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.trained import load_trained_fold
 
 
 def load_run_data(
@@ -106,7 +106,7 @@ class FoldSegmentation:
         """Yield the bands of an item, from top to bottom: first row, classes of every round `[R, rows, W]` uint8."""
         image = self.dataset.images[item]
         height, width = image.shape[:2]
-        affine = self.dataset.affine(item, self.trained.normalisation)
+        affine = self.trained.normalisation.affine_of(self.dataset, item)
         yield from self._predictor.rounds(lambda first, last: image[first:last], height, width, affine, self._tiles)
 
     def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
@@ -120,7 +120,7 @@ class FoldSegmentation:
         """Return the summed features of the first layer, last round, in an item's upper left crop `[h, w]` (Fig. 8)."""
         image = self.dataset.images[item][: self.tile, : self.tile]
         height, width = image.shape[:2]
-        scale, shift = self.dataset.affine(item, self.trained.normalisation)
+        scale, shift = self.trained.normalisation.affine_of(self.dataset, item)
         # the network takes multiples of its unit only: smaller images are mirrored
         margins = ((0, self.tile - height), (0, self.tile - width), (0, 0))
         inputs = np.pad(image.astype(np.float32) * scale + shift, margins, mode="reflect")

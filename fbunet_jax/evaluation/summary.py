@@ -1,39 +1,34 @@
 """The numbers of a report, ready to be laid out; what they are made of is in `fbunet_jax.evaluation.items`."""
 
+import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import typeguard
 from numpy.typing import NDArray
 
-from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.charts import line_chart
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.statistics import class_iou, group_totals, over_folds, pooled_intervals
-from fbunet_jax.files import read_json
-from fbunet_jax.runs import Run
-from fbunet_jax.training.logs import duration, read_records
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.records import (
+    TrainRecord,
+    TrainTimes,
+    ValidationRecord,
+    ValidationTimes,
+    read_environment,
+    read_records,
+)
+from fbunet_jax.tables import duration
 
-_REMEDY = "Copy it again if the run is a copy, or take it away: what it tells is then left out."
-_TIMES: dict[str, Any] = {
-    "seconds": float,
-    "peak_host_bytes": int | None,
-    "peak_device_bytes": int | None,
-}
-_ENVIRONMENT: dict[str, Any] = {
-    "command": list[str],
-    "python": str,
-    "platform": str,
-    "versions": dict[str, str | None],
-    "devices": list[str],
-}
-_OPTIONAL = {"peak_host_bytes", "peak_device_bytes"}
-_LEAST = {"epoch": 1, "seconds": 0, "images_per_second": 0, "peak_host_bytes": 0, "peak_device_bytes": 0}
-_MOST = 2**63
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 34
+
+_LEAST = 1e-100
+"""A smaller top has no round values below it."""
+
+Points = Sequence[tuple[float, float | None]]
 
 
 def scores(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str, Any]:
@@ -95,10 +90,8 @@ def moves(class_names: Sequence[str], folds: Sequence[ItemCounts]) -> dict[str, 
 
 def curves(class_names: Sequence[str], run: Run, folds: Sequence[int]) -> list[dict[str, Any]]:
     """Return the charts of training loss and validation IoU, one line a fold."""
-    in_both = {"epoch": int}
-    train = {fold: _records(run.fold(fold).metrics, "train", {**in_both, "loss": float}) for fold in folds}
-    scored = {**in_both, "mean_iou": float | None, "iou": dict[str, float | None]}
-    validation = {fold: _records(run.fold(fold).metrics, "validation", scored) for fold in folds}
+    train = {fold: read_records(run.fold(fold).metrics, TrainRecord) for fold in folds}
+    validation = {fold: read_records(run.fold(fold).metrics, ValidationRecord) for fold in folds}
     loss = {fold: [(r["epoch"], r["loss"]) for r in records] for fold, records in train.items()}
     mean = {fold: [(r["epoch"], r["mean_iou"]) for r in records] for fold, records in validation.items()}
     charts = [
@@ -116,11 +109,10 @@ def training_times(run: Run, folds: Sequence[ItemCounts]) -> list[dict[str, Any]
     rows = []
     for counts in folds:
         directory = run.fold(counts.fold)
-        environment = read_json(directory.environment, dict) if directory.environment.is_file() else {}
-        _check(directory.environment, environment, _ENVIRONMENT)
+        environment = read_environment(directory.environment)
         versions = environment.get("versions", {})
-        train = _records(directory.timing, "train", _TIMES | {"images_per_second": float})
-        validation = _records(directory.timing, "validation", _TIMES)
+        train = read_records(directory.timing, TrainTimes)
+        validation = read_records(directory.timing, ValidationTimes)
         rates = [record["images_per_second"] for record in train]
         rows.append(
             {
@@ -140,36 +132,61 @@ def training_times(run: Run, folds: Sequence[ItemCounts]) -> list[dict[str, Any]
     return rows
 
 
-def _records(path: Path, kind: str, expected: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the records of one kind; each has the expected entries.
+def line_chart(title: str, lines: Mapping[int, Points], *, unit: str, top: float | None = None) -> dict[str, Any]:
+    """Return what the page draws of some lines over epochs.
 
-    Raises:
-      RunError: the file is damaged.
+    Args:
+      title: of the chart.
+      lines: fold to (epoch, value); a value of None interrupts nothing and is left out.
+      unit: of the values.
+      top: highest value of the axis; by default that of the lines. The lowest is 0.
+
+    Returns:
+      Sizes, ticks, and for each line its points in SVG coordinates.
     """
-    try:
-        records = read_records(path, kind)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
-    for record in records:
-        for name in expected.keys() - _OPTIONAL - record.keys():
-            raise RunError(f"{path} is damaged: a record of the kind {kind!r} has no {name}. {_REMEDY}")
-        _check(path, record, expected)
-    return records
+    points = {fold: [(x, y) for x, y in line if y is not None and math.isfinite(y)] for fold, line in lines.items()}
+    every = [point for line in points.values() for point in line]
+    last_epoch = max((x for x, _ in every), default=1)
+    highest = top if top is not None else max((y for _, y in every), default=1)
+    highest = highest if highest > _LEAST else 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * x / last_epoch
+        return round(across, 1), round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(max(y / highest, -1), 1)), 1)
+
+    drawn = [
+        {
+            "fold": fold,
+            "name": f"Fold {fold}",
+            "points": " ".join(f"{x},{y}" for x, y in (place(*point) for point in line)),
+            "dots": [place(*point) for point in line] if len(line) < 25 else [],
+            "last": line[-1][1],
+        }
+        for fold, line in points.items()
+        if line
+    ]
+    ticks = _ticks(highest)
+    return {
+        "title": title,
+        "unit": unit,
+        "size": (WIDTH, HEIGHT),
+        "frame": (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        "lines": drawn,
+        "rows": [(place(0, value)[1], _short(value)) for value in ticks],
+        "columns": [(place(x, 0)[0], _short(x)) for x in _ticks(last_epoch) if x == int(x)],
+    }
 
 
-def _check(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise a RunError unless the entries of a table that are expected have their types, and numbers are possible."""
-    for name in expected.keys() & table.keys():
-        value = table[name]
-        try:
-            strategy = typeguard.CollectionCheckStrategy.ALL_ITEMS
-            typeguard.check_type(value, expected[name], collection_check_strategy=strategy)
-        except typeguard.TypeCheckError as error:
-            raise RunError(f"{path} is damaged: {name}: {error}. {_REMEDY}") from error
-        least = _LEAST.get(name, -_MOST)
-        numbers = value.values() if isinstance(value, dict) else (value,)
-        if any(isinstance(number, int | float) and (number < least or number >= _MOST) for number in numbers):
-            raise RunError(f"{path} is damaged: {name} holds a number that it cannot reach. {_REMEDY}")
+def _ticks(highest: float) -> list[float]:
+    """Return round values from 0 to at most ``highest``, four to seven of them."""
+    rough = highest / 5
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    return [round(step * index, 10) for index in range(int(highest / step + 1e-9) + 1)]
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
 
 
 def _matrix(class_names: Sequence[str], counts: NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -190,6 +207,6 @@ def _devices(kinds: Sequence[str]) -> str:
     return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)) or "unknown"
 
 
-def _peak(records: Sequence[dict[str, Any]], key: str) -> str:
-    values = [record[key] for record in records if record.get(key)]
+def _peak(records: Sequence[TrainTimes | ValidationTimes], key: Literal["peak_host_bytes", "peak_device_bytes"]) -> str:
+    values = [value for record in records if (value := record.get(key))]
     return f"{max(values) / 2**30:.2f} GiB" if values else "not known"

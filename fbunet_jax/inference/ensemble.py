@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
-from fbunet_jax.checkpoints.trained import TrainedFold
-from fbunet_jax.data.augment import VIEWS, dihedral_view, opposite_view
 from fbunet_jax.models.contract import segment
+from fbunet_jax.pipeline.augment import VIEWS, dihedral_view, opposite_view
+from fbunet_jax.runs.trained import TrainedFold
 
 Affine = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -108,7 +108,7 @@ def segment_view(model: nn.Module, variables: Any, pixels: Array, scale: Array, 
 def segment_rounds(model: nn.Module, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
     """Return the probabilities of every round, `[R, B, T, T, K]` float32; see `segment_view`."""
     turn = jax.vmap(dihedral_view, in_axes=(0, None))
-    images = turn(pixels, view).astype(jnp.float32) * scale + shift
+    images = turn(pixels, view).astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
     logits = segment(model, variables, images)
     return jax.vmap(turn, in_axes=(0, None))(jax.nn.softmax(logits.astype(jnp.float32)), opposite_view(view))
 
@@ -119,13 +119,13 @@ def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:
     mean = sum(folds[1:], start=folds[0]) / len(folds)
     disagreement = entropy(mean) - sum(map(entropy, folds)) / len(folds)
     values = jnp.concatenate([mean, jnp.maximum(disagreement, 0)[..., None]], axis=-1)
-    return values * weights[:, None, None] * weights[:, None]
+    return values * weights[None, :, None, None] * weights[None, None, :, None]
 
 
 def combine_rounds(views: Sequence[Array], weights: Array) -> Array:
     """Return what `Ensemble.rounds` returns from the probabilities `[R, B, T, T, K]` of every view."""
     mean = jnp.moveaxis(sum(views[1:], start=views[0]) / len(views), 0, 3)
-    return mean.reshape(*mean.shape[:3], -1) * weights[:, None, None] * weights[:, None]
+    return mean.reshape(*mean.shape[:3], -1) * weights[None, :, None, None] * weights[None, None, :, None]
 
 
 def entropy(probabilities: Array) -> Array:

@@ -12,9 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from fbunet_jax.data.folds import natural_key
-from fbunet_jax.data.pixels import drop_opaque_alpha, intensities
-from fbunet_jax.data.readers import IMAGE_SUFFIXES, open_tiff, read_image
-from fbunet_jax.data.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
+from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, open_tiff, read_image, read_opened
+from fbunet_jax.data.readers.pixels import drop_opaque_alpha, intensities
+from fbunet_jax.data.readers.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import Axis, stacks
 from fbunet_jax.inference.pixel_size import PixelSize, read_pixel_size, resolution_tags
@@ -202,7 +202,9 @@ def open_image(path: Path, axes: str) -> Iterator[OpenImage]:
         large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
         if large:
             image = _large(path, series, order, (pages, size))
-    yield image if large else _whole(path, read_image(path, axes), pages, size)
+        else:
+            image = _whole(path, read_opened(path, series, order), pages, size)
+    yield image
 
 
 def _whole(path: Path, array: NDArray, pages: tuple[Axis, ...], size: PixelSize) -> OpenImage:

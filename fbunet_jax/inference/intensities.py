@@ -3,13 +3,23 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.data.normalisation import Normalisation
+from fbunet_jax.inference.images import OpenImage
+from fbunet_jax.inference.predictor import Predictor, sample_rows
+from fbunet_jax.pipeline.normalisation import Normalisation
 
 FAR_MEAN, FAR_SPREAD = 8.0, 20.0
 """Further from the training images than staining and exposure vary; another bit depth is."""
 UNUSED = 100
 """With `scale`, an integer type of which less than this part is used is too large for its values."""
 _SLACK = 0.5
+_SAMPLE_PIXELS = 2**20
+
+
+def page_warning(predictor: Predictor, image: OpenImage, page: int) -> str:
+    """Return a sentence where the intensities of a page do not fit the network, see `intensity_warning`."""
+    sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
+    name = f"{image.path}, page {page}" if image.pages > 1 else f"{image.path}"
+    return intensity_warning(predictor.folds[0].normalisation, name, sample)
 
 
 def intensity_warning(normalisation: Normalisation, name: str, sample: NDArray) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.data.datasets import described_classes
 from fbunet_jax.errors import DataError
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
 
 LABEL_FORMAT = 2
 """Version of a label file's metadata; without a version, its values are class indices."""

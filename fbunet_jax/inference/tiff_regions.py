@@ -10,8 +10,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from fbunet_jax.data.readers import decoding
-from fbunet_jax.data.tiff import PAGE_AXES, without_complaints
+from fbunet_jax.data.readers.image_files import decoding
+from fbunet_jax.data.readers.tiff import PAGE_AXES, without_complaints
 from fbunet_jax.errors import DataError
 
 CACHED_BYTES = 2**27

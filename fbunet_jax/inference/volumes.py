@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from fbunet_jax.errors import ConfigError, DataError
-from fbunet_jax.inference.files import OutputFolder, Settings, other_channels, page_warning
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
-from fbunet_jax.inference.predictor import Band, Predictor, Tiles
+from fbunet_jax.inference.intensities import page_warning
+from fbunet_jax.inference.output_folder import OutputFolder
+from fbunet_jax.inference.prediction import Band
+from fbunet_jax.inference.predictor import Predictor, Tiles
+from fbunet_jax.inference.segment_file import Settings, other_channels
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.inference.zarr_input import is_zarr
 from fbunet_jax.inference.zarr_output import ZarrImage, channel_metadata, label_metadata

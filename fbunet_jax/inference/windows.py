@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from fbunet_jax.inference.images import OpenImage
 from fbunet_jax.inference.in_order import Job, in_order
-from fbunet_jax.inference.predictor import Band, Predictor, Tiles, default_batch
+from fbunet_jax.inference.prediction import Band
+from fbunet_jax.inference.predictor import Predictor, Tiles, default_batch
 from fbunet_jax.inference.tiling import mirrored
 
-_Place = tuple[int, int]
+_TileBatch = tuple[int, int]
 """Top of a row of tiles, and number of a batch in it."""
 
 
@@ -33,7 +34,7 @@ class PageWindows:
         self._totals = self._tiling.total_weights(image.height), self._tiling.total_weights(image.width)
         self._tops, lefts = self._tiling.origins(image.height), self._tiling.origins(image.width)
         self._batches = [lefts[first : first + batch] for first in range(0, len(lefts), batch)]
-        self._kept: dict[_Place, NDArray[np.float32]] = {}
+        self._kept: dict[_TileBatch, NDArray[np.float32]] = {}
 
     def segment(self, rows: range, columns: range) -> Band:
         """Segment the window of these rows and columns, which lies in the page."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
-from fbunet_jax.data.pixels import intensities
+from fbunet_jax.data.readers.pixels import intensities
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import KINDS, Axis, place_of_page
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
-from fbunet_jax.files import write_atomically
 from fbunet_jax.inference.axes import KINDS, Axis, place_of_page, transformations
 from fbunet_jax.inference.label_values import ClassValues
+from fbunet_jax.runs.files import write_atomically
 
 COARSEST_PIXELS = 1024
 """Levels are added until a plane is at most this wide and high."""
@@ -184,4 +184,4 @@ def _chunk_size(axis: Axis, chunks: dict[str, int]) -> int:
 
 def _not_written(path: Path, error: Exception) -> str:
     reason = str(error).split(" [")[0].rstrip(".")
-    return f"{path} cannot be written: {reason}. Mend that, and give the same command again."
+    return f"{path} cannot be written: {reason}. Fix that, and give the same command again."

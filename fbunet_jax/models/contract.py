@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.errors import InvalidRngError, ScopeParamShapeError
 from jax import Array
@@ -188,7 +189,7 @@ def _shares_statistics(model: nn.Module, variables: Any, images: jax.ShapeDtypeS
 
 def _as_rounds(logits: Array) -> Array:
     """Add the axis of rounds where there is one round; losses and softmax are computed in float32 at least."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     return logits if logits.ndim == 5 else logits[None]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
@@ -57,7 +58,7 @@ def _convolve_bands(inputs: Array, kernel: Array, *, bands: int) -> Array:
     padded = jnp.pad(inputs, ((0, 0), (above, above), (0, 0), (0, 0)))
     rows = inputs.shape[1] // bands
     # the gradient, a sum of many parts, is not rounded to bfloat16 on its way
-    sums = jnp.promote_types(inputs.dtype, jnp.float32)
+    sums = np.promote_types(inputs.dtype, np.float32)
     kernel = kernel.astype(sums)
 
     def of_band(first: int) -> Array:

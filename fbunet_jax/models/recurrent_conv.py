@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 from flax import linen as nn
 from jax import Array
 
@@ -29,5 +30,6 @@ class RecurrentConv(nn.Module):
         for time in range(TIME_STEPS + 1):
             if time:
                 y = forward + recurrent(y)
-            y = nn.relu(self.norm(name=f"norm_round_{round_index}_time_{time}")(y))
+            with jax.numpy_dtype_promotion("standard"):  # see Block in fbunet_jax.models.unet
+                y = nn.relu(self.norm(name=f"norm_round_{round_index}_time_{time}")(y))
         return y

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -51,7 +53,8 @@ class Block(nn.Module):
                 state, outputs = ConvLSTM(self.features, self.gate_activation, name="convlstm")(state, inputs)
             else:
                 outputs = convolution(self.features, name="conv")(inputs)
-            outputs = nn.relu(self.norm(name=f"norm_round_{round_index}")(outputs))
+            with jax.numpy_dtype_promotion("standard"):  # inside Flax, bfloat16 meets the float32 statistics
+                outputs = nn.relu(self.norm(name=f"norm_round_{round_index}")(outputs))
         self.sow("intermediates", "relu", outputs)
         return outputs, state
 
@@ -117,7 +120,7 @@ class UNet(nn.Module):
             x = double_block(x, features, f"decoder_{level}", "de" if level == 0 else "--")
         glorot = nn.initializers.glorot_uniform()
         output = nn.Conv(self.classes, (1, 1), kernel_init=glorot, dtype=self.dtype, name="output")
-        return output(x).astype(jnp.promote_types(self.dtype, jnp.float32)), new_states
+        return output(x).astype(np.promote_types(self.dtype, np.float32)), new_states
 
     def _kind(self, letter: str) -> BlockKind:
         if letter in self.convlstm:

@@ -1,23 +1,28 @@
-"""What a run tells: progress on the terminal, metrics.jsonl, timing.jsonl, TensorBoard events, environment.json."""
+"""What a run reports: progress on the terminal, metrics.jsonl, timing.jsonl, TensorBoard events, environment.json."""
 
 import contextlib
 import importlib.metadata
 import io
 import json
 import platform
+import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import jax
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from fbunet_jax.errors import RunError
-from fbunet_jax.files import naming, write_atomically
-from fbunet_jax.runs import FoldDirectory
-from fbunet_jax.training.events import EventFile
+from fbunet_jax.runs import processes
+from fbunet_jax.runs.directory import FoldDirectory
+from fbunet_jax.runs.files import write_atomically
+from fbunet_jax.runs.records import Environment, append_record, drop_records_after, scores_text
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 
 _PACKAGES = ("fbunet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tifffile")
@@ -35,12 +40,17 @@ class FoldLog:
         recorded_step: int,
         batch_size: int,
         stream: TextIO,
+        still_held: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the files; records after `recorded_step` belong to a lost part of the run and are dropped."""
+        """Open the files; records after `recorded_step` belong to a lost part of the run and are dropped.
+
+        `still_held` is called before each record: it raises a RunError once another process has taken the fold over.
+        """
         self._fold = fold
-        self._stream = stream
+        self._stream, self._still_held = stream, still_held
+        self._latest: dict[str, str] = {}
         for records in (fold.metrics, fold.timing):
-            _drop_records_after(records, recorded_step)
+            drop_records_after(records, recorded_step)
         self._batch_size = batch_size
         self._bar = tqdm(
             total=total_steps * batch_size,
@@ -55,15 +65,23 @@ class FoldLog:
 
     def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one record, with its ``step`` and its ``kind``, to the files; the memory held goes with the times."""
+        self._still_held()
         timing = {**timing, "peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
-        _append(self._fold.metrics, values)
-        _append(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
+        append_record(self._fold.metrics, values)
+        append_record(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
         self._events.add(_scalars({**values, **timing}), values["step"])
+        is_train = values["kind"] == "train"
+        self._latest[values["kind"]] = f"loss {values['loss']:.3f}" if is_train else f"IoU {scores_text(values)}"
 
-    def progress(self, steps: int, text: str) -> None:
-        """Advance the progress bar (on a terminal only): images a second, time left, and the given text."""
-        self._bar.set_postfix_str(text, refresh=False)
+    def progress(self, steps: int, epoch: int) -> None:
+        """Advance the progress bar (on a terminal only): images a second, time left, epoch, latest loss and IoU."""
+        self._bar.set_postfix_str(", ".join([f"epoch {epoch}", *self._latest.values()]), refresh=False)
         self._bar.update(steps * self._batch_size)
+
+    def lines(self, texts: Iterable[str]) -> None:
+        """Print lines, see `line`."""
+        for text in texts:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one; a log that cannot be written stops no training."""
@@ -84,27 +102,19 @@ class FoldLog:
 
 
 class SilentLog(FoldLog):
-    """The log of a process that is not the first: nothing is written, and nothing is told."""
+    """The log of a process that is not the first: nothing is written, and nothing is reported."""
 
     def __init__(self) -> None:
         pass
 
-    def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Write nothing."""
+    def _nothing(self, *arguments: Any, **options: Any) -> None: ...
 
-    def progress(self, steps: int, text: str) -> None:
-        """Show nothing."""
-
-    def line(self, text: str) -> None:
-        """Print nothing."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close nothing."""
+    record = progress = line = __exit__ = _nothing
 
 
-def read_records(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the records of one kind of a ``.jsonl`` file, in order; an unfinished last line does not count."""
-    return [record for _, record in _lines(path) if record["kind"] == kind]
+def open_log(fold: FoldDirectory, **options: Any) -> FoldLog:
+    """Return the log of a fold, see `FoldLog`; on a process that is not the first, one that writes nothing."""
+    return FoldLog(fold, **options) if processes.is_first() else SilentLog()
 
 
 def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
@@ -115,7 +125,7 @@ def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None  # run from a checkout that is not installed
-    environment = {
+    environment: Environment = {
         "command": list(command),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -127,44 +137,9 @@ def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
     write_atomically(fold.environment, json.dumps(environment, indent=1) + "\n")
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that suits it, such as "3 min"."""
-    minutes = seconds / 60
-    return f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
-
-
 def default_stream() -> TextIO:
     """Return where a run talks: standard error, so that a program's own output stays clean; nowhere if it is closed."""
     return sys.stderr or io.StringIO()
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _drop_records_after(path: Path, step: int) -> None:
-    if path.exists():
-        write_atomically(path, b"".join(line for line, record in _lines(path) if record["step"] <= step))
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield the complete lines of a ``.jsonl`` file with their records."""
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if line.endswith(b"\n"):
-            try:
-                record = json.loads(line)
-                known = isinstance(record["step"], int) and isinstance(record["kind"], str)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                known = False
-            if not known:
-                raise RunError(
-                    f"{path}, line {number} is no record of a training. The checkpoints are not concerned: remove the "
-                    "line, or restore the file, and give the same command again."
-                )
-            yield line, record
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -177,3 +152,56 @@ def _scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and name != "step":
             found[prefix + name] = value
     return found
+
+
+class EventFile:
+    """One event file. tensorboardX's own writer has a thread, and a full disk there would make the training wait."""
+
+    def __init__(self, folder: Path, first_step: int, tell: Callable[[str], None]) -> None:
+        """Begin a file.
+
+        Args:
+          folder: of all event files of a fold.
+          first_step: earlier files' events from this step on do not count.
+          tell: called once, with a sentence, if events cannot be written.
+        """
+        self._folder, self._tell = folder, tell
+        self._writer: RecordWriter | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+            self._writer = RecordWriter(str(folder / name))
+        except OSError as error:
+            self._give_up(error)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(
+            Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.SessionStatus.START))
+        )
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Write values by name."""
+        for name, value in values.items():
+            self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if self._writer:
+            try:
+                self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._writer = None
+
+    def _write(self, event: Event) -> None:
+        if self._writer:
+            try:
+                self._writer.write(event.SerializeToString())
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.close()
+        self._tell(f"Warning: {self._folder} has no more events for TensorBoard: {error.strerror}. Training goes on.")

@@ -1,4 +1,4 @@
-"""Training and evaluation mapped over the devices of all processes; the only file that names pmap."""
+"""Training mapped over the devices of all processes by `jax.pmap`; validation is in `inference.validation`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,20 +7,20 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax import Array, Device, lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from fbunet_jax.data.augment import Augmentation
-from fbunet_jax.data.sampling import make_sampler
-from fbunet_jax.data.store import ImageStore, gather_crop
+from fbunet_jax.config import Config
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.models.contract import count_rounds, segment_in_training, with_axis
-from fbunet_jax.processes import AXIS, all_devices
+from fbunet_jax.models.contract import segment_in_training, with_axis
+from fbunet_jax.pipeline.augment import Augmentation, make_augmentation
+from fbunet_jax.pipeline.sampling import make_sampler
+from fbunet_jax.pipeline.store import ImageStore
+from fbunet_jax.runs.processes import AXIS, all_devices, local_rows, replicate
 from fbunet_jax.training.state import TrainState
-from fbunet_jax.training.steps import TrainStep, eval_step
-from fbunet_jax.training.tiles import TileBatches, add_to_strip, empty_strip
+from fbunet_jax.training.steps import TrainStep, make_train_step
 
 Metrics = dict[str, Array]
 
@@ -34,17 +34,6 @@ def check_batch_size(batch_size: int, devices: int) -> None:
             f"training.batch_size = {batch_size} does not divide over the {devices} devices: every device takes the "
             f"same number of images. The nearest sizes that fit are {fits}."
         )
-
-
-def replicate(tree: Any, devices: Sequence[Device] | None = None) -> Any:
-    """Put every array of a pytree on all devices (the local ones by default), so that a mapped call copies nothing."""
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def _local_rows(devices: Sequence[Device]) -> list[int]:
-    """Return the places of this process's devices among all that are mapped over: the rows that it feeds."""
-    return [place for place, device in enumerate(devices) if device.process_index == jax.process_index()]
 
 
 class MappedTraining:
@@ -87,7 +76,7 @@ class MappedTraining:
           ConfigError: the batch does not divide over the devices.
         """
         devices = devices or all_devices()
-        self.devices, self._rows = len(devices), _local_rows(devices)
+        self.devices, self._rows = len(devices), local_rows(devices)
         self._local = [devices[row] for row in self._rows]
         check_batch_size(batch_size, self.devices)
         self.batch_size = batch_size
@@ -191,61 +180,6 @@ def _many_steps(
     return lax.fori_loop(0, count, body, (state, metrics))
 
 
-class MappedValidation:
-    """The compiled validation of images in prediction's tiles, mapped over the devices of all processes."""
-
-    def __init__(
-        self, model: nn.Module, classes: int, plan: Sequence[TileBatches], *, devices: Sequence[Device] | None = None
-    ) -> None:
-        """Prepare the mapped steps for a network of K classes and a plan of `plan_tiles` for as many devices."""
-        devices = devices or all_devices()
-        self.plan = list(plan)
-        self._rows = _local_rows(devices)
-        self._model, self._classes = model, classes
-
-        def count(tile: int, variables: Mapping[str, Any], store: ImageStore, tiles: Array) -> Array:
-            image, label = jax.vmap(lambda t: gather_crop(store, t[0], t[1:], tile))(tiles)
-            return lax.psum(eval_step(model, variables, {"image": image, "label": label}), AXIS)
-
-        def add(weights: NDArray[np.float32], *arguments: Any) -> tuple[Array, Array]:
-            strip, counts = add_to_strip(model, weights, *arguments)
-            return strip, lax.psum(counts, AXIS)
-
-        self._calls: list[Callable[..., Any]] = []
-        for batches in self.plan:
-            if batches.width:
-                axes: dict[str, Any] = {"in_axes": (None, None, 0, 0, 0), "out_axes": (0, None), "donate_argnums": 2}
-                step: Callable[..., Any] = partial(add, batches.tiling.weights())
-            else:
-                axes = {"in_axes": (None, None, 0), "out_axes": None}
-                step = partial(count, batches.tiling.tile)
-            self._calls.append(jax.pmap(step, axis_name=AXIS, devices=devices, **axes))
-
-    def __call__(
-        self, variables: Mapping[str, Any], store: ImageStore, between: Callable[[], None] = lambda: None
-    ) -> NDArray[np.int64]:
-        """Return the confusion matrices of every round, `[R, K, K]` int64, over all images, on every process.
-
-        `between` is called after each batch, one batch ahead of the devices.
-        """
-        counts: list[Array] = []
-        for batches, call in zip(self.plan, self._calls, strict=True):
-            strip: Any = None
-            if batches.width:
-                rounds = count_rounds(self._model, variables, store.pixels.shape[-1])
-                empty = empty_strip(batches, rounds, self._classes)
-                strip = np.broadcast_to(empty, (len(self._rows), *empty.shape))
-            for tiles, complete in zip(batches.tiles, batches.complete, strict=True):
-                if batches.width:
-                    strip, found = call(variables, store, strip, tiles[self._rows], complete[self._rows])
-                else:
-                    found = call(variables, store, tiles[self._rows])
-                counts.append(found)
-                jax.block_until_ready(counts[-2:-1])
-                between()
-        return np.sum([np.asarray(count) for count in counts], axis=0, dtype=np.int64)
-
-
 class MappedStatistics:
     """Batch-norm statistics of some weights, estimated over training batches on the devices of all processes.
 
@@ -274,7 +208,7 @@ class MappedStatistics:
           devices: those of all processes by default.
         """
         devices = devices or all_devices()
-        self.devices, self._rows = len(devices), _local_rows(devices)
+        self.devices, self._rows = len(devices), local_rows(devices)
         self._key = key
         of_batch = with_axis(model, AXIS, momentum=0.0)
         sample = make_sampler(crop, augment, crop_border=crop_border)
@@ -311,3 +245,53 @@ class MappedStatistics:
             jax.block_until_ready(total)
             between()
         return jax.tree.map(lambda leaf: leaf / len(items), total)
+
+
+def mapped_training(
+    config: Config,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Any,
+    key: Array,
+    devices: Sequence[Device] | None = None,
+) -> MappedTraining:
+    """Return the mapped training step of a configuration.
+
+    Args:
+      config: the settings.
+      model: the network.
+      optimizer: from `make_optimizer`.
+      loss: see `fbunet_jax.losses`.
+      key: from which the key of every step is folded.
+      devices: those of all processes by default.
+
+    Raises:
+      ConfigError: the batch does not divide over the devices.
+    """
+    settings = config.training
+    return MappedTraining(
+        lambda given: make_train_step(model, optimizer, given, settings.round_weight),
+        loss,
+        crop=config.data.crop,
+        augment=_augmentation(config),
+        crop_border=settings.crop_border,
+        batch_size=settings.batch_size,
+        key=key,
+        devices=devices,
+    )
+
+
+def mapped_statistics(config: Config, model: nn.Module, key: Array) -> MappedStatistics:
+    """Return what estimates batch-norm statistics on the training crops of a configuration."""
+    border = config.training.crop_border
+    return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), crop_border=border, key=key)
+
+
+def _augmentation(config: Config) -> Augmentation:
+    settings = config.training
+    return make_augmentation(
+        settings.augmentation,
+        settings.elastic_augmentation,
+        settings.intensity_augmentation,
+        elastic_probability=settings.elastic_probability,
+    )

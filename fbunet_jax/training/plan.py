@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fbunet_jax.config import TrainingConfig
-from fbunet_jax.data.sampling import steps_until_epoch
+from fbunet_jax.pipeline.sampling import steps_until_epoch
 
 
 class Stretch(NamedTuple):

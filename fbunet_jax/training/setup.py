@@ -1,39 +1,19 @@
-"""What a fold needs before its first step: data on the device, network, weights of the classes."""
+"""What a fold needs before its first step: its images in host memory, the network, the loss."""
 
-import hashlib
-import json
-import socket
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 from flax import linen as nn
-from jax import Array, Device
 from numpy.typing import NDArray
 
-from fbunet_jax import processes
-from fbunet_jax.checkpoints.trained import load_trained_fold
-from fbunet_jax.config import CUSTOM, Config, to_toml
-from fbunet_jax.data.augment import Augmentation, make_augmentation
+from fbunet_jax.config import CUSTOM, Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.folds import (
-    check_folds,
-    configured_folds,
-    fold_items,
-    folds_from_json,
-    folds_to_json,
     missing_classes,
-    select_fold,
 )
-from fbunet_jax.data.identity import describe
-from fbunet_jax.data.normalisation import Normalisation, fit_normalisation
-from fbunet_jax.data.sampling import epoch_items, grid_tiles, steps_until_epoch
-from fbunet_jax.data.store import ImageStore, make_store
 from fbunet_jax.errors import ConfigError, DataError, ModelError, RunError
 from fbunet_jax.losses import CrossEntropy, SoftDice, check_loss, class_weights
 from fbunet_jax.models.contract import (
@@ -46,20 +26,22 @@ from fbunet_jax.models.contract import (
 )
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.networks import build_network
-from fbunet_jax.passed import NOTHING, Passed
-from fbunet_jax.runs import FoldDirectory, Run, create_or_open
-from fbunet_jax.training.parallel import MappedStatistics, MappedTraining, check_batch_size
+from fbunet_jax.pipeline.normalisation import Normalisation, fit_normalisation
+from fbunet_jax.pipeline.sampling import epoch_items, grid_tiles, steps_until_epoch
+from fbunet_jax.pipeline.store import ImageStore, make_store
+from fbunet_jax.runs import processes
+from fbunet_jax.runs.checkpoints import shape_difference
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import part_items
+from fbunet_jax.runs.trained import load_trained_fold
+from fbunet_jax.training.parallel import check_batch_size
 from fbunet_jax.training.state import learning_rate_schedule
-from fbunet_jax.training.steps import make_train_step
 
 _WITHOUT = {
     "train": ("training", "its weight is 0, and the network does not learn it"),
     "validation": ("validation", "its validation IoU is n/a, and the best checkpoint is chosen without it"),
     "test": ("test", "its IoU there is n/a, and the mean of this fold leaves it out"),
 }
-
-SHARED_AFTER = 60.0
-"""Seconds in which a file that one host has written must be seen by the others: NFS remembers a folder that long."""
 
 
 @dataclass(frozen=True)
@@ -112,69 +94,11 @@ class FoldSetup:
         ]
 
 
-def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None, *, passed: Passed = NOTHING) -> None:
-    """Create the run directory of a configuration, or check that an existing one has the same settings and data.
-
-    Args:
-      config: the settings.
-      dataset: the images.
-      run: the run directory.
-      fold: that every process of a training must have.
-      passed: what a program passed.
-
-    Raises:
-      RunError: it has others; another process of this training has others, or another fold, or does not see it.
-    """
-    folds = configured_folds(dataset.groups, config.data)
-    text = folds_to_json(folds, config.data.fold_scheme)
-    description = describe(dataset)
-    # where the data lie may differ between hosts
-    settings = to_toml(replace(config, data=replace(config.data, root="")))
-    processes.check_same(
-        hashlib.sha256(json.dumps([settings, description, fold, asdict(passed)]).encode()).digest(),
-        "Process {process} has another fold, other settings or other images than process 0. Give every process of a "
-        "training the same command and the same data set; to train in one alone, set --distributed.num-processes 1.",
-    )
-    processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description, passed=passed))
-    processes.together(lambda: _check_shared(run))
-
-
-def _check_shared(run: Run) -> None:
-    """Wait until a network's file system shows what the first process has written there."""
-    until = time.monotonic() + SHARED_AFTER
-    while not run.dataset.exists():
-        if time.monotonic() > until:
-            raise RunError(
-                f"{run.dataset}, which process 0 has written, cannot be seen by process {jax.process_index()} on "
-                f"host {socket.gethostname()}. Choose a run directory (out) on a disk that all hosts share."
-            )
-        time.sleep(0.1)
-
-
-def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[str, NDArray[np.intp]]:
-    """Return the item indices of ``train``, ``validation`` and ``test`` of one fold.
-
-    They are those of the run; a run that does not exist yet will have those of the configuration.
-    """
-    if run.folds.exists():
-        folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
-        check_folds(folds, dataset.groups, str(run.folds))
-    else:
-        folds = configured_folds(dataset.groups, config.data)
-    return fold_items(dataset.groups, select_fold(folds, fold))
-
-
 def make_part(dataset: Dataset, items: NDArray[np.intp], normalisation: Normalisation, tile: int) -> Part:
     """Lay out the images of one part of a fold."""
     sizes = [(int(dataset.images[i].shape[0]), int(dataset.images[i].shape[1])) for i in items]
     names = tuple(dataset.names[i] for i in items)
     return Part(make_store(dataset, items, normalisation), names, sizes, grid_tiles(sizes, tile))
-
-
-def has_started(directory: FoldDirectory) -> bool:
-    """Say whether a fold has a checkpoint to go on from, whole or not."""
-    folders = (directory.checkpoints, directory.unfinished)
-    return any(path.name.isdecimal() for folder in folders if folder.is_dir() for path in folder.iterdir())
 
 
 def prepare_fold(
@@ -292,56 +216,6 @@ def _check_statistics(config: Config, model: nn.Module, channels: int) -> None:
         )
 
 
-def mapped_training(
-    config: Config,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    loss: Any,
-    key: Array,
-    devices: Sequence[Device] | None = None,
-) -> MappedTraining:
-    """Return the mapped training step of a configuration.
-
-    Args:
-      config: the settings.
-      model: the network.
-      optimizer: from `make_optimizer`.
-      loss: see `fbunet_jax.losses`.
-      key: from which the key of every step is folded.
-      devices: those of all processes by default.
-
-    Raises:
-      ConfigError: the batch does not divide over the devices.
-    """
-    settings = config.training
-    return MappedTraining(
-        lambda given: make_train_step(model, optimizer, given, settings.round_weight),
-        loss,
-        crop=config.data.crop,
-        augment=_augmentation(config),
-        crop_border=settings.crop_border,
-        batch_size=settings.batch_size,
-        key=key,
-        devices=devices,
-    )
-
-
-def mapped_statistics(config: Config, model: nn.Module, key: Array) -> MappedStatistics:
-    """Return what estimates batch-norm statistics on the training crops of a configuration."""
-    border = config.training.crop_border
-    return MappedStatistics(model, crop=config.data.crop, augment=_augmentation(config), crop_border=border, key=key)
-
-
-def _augmentation(config: Config) -> Augmentation:
-    settings = config.training
-    return make_augmentation(
-        settings.augmentation,
-        settings.elastic_augmentation,
-        settings.intensity_augmentation,
-        elastic_probability=settings.elastic_probability,
-    )
-
-
 def check_crop(config: Config, multiple: int) -> None:
     """Raise a ConfigError unless crops of `data.crop` pixels are of a size that the network takes."""
     try:
@@ -365,16 +239,9 @@ def initial_weights(config: Config, fold: int, model: nn.Module, channels: int) 
         old = load_trained_fold(run, fold, model if run.read_passed().model else None, is_same=False)
     except RunError as error:
         raise RunError(f"training.initial_weights = {path}: {error}") from error
-    expected = _shapes(abstract_variables(model, channels))
-    found = _shapes(old.variables)
-    for name in sorted(expected | found):
-        if expected.get(name) != found.get(name):
-            raise RunError(
-                f"training.initial_weights = {path}: {name} is {found.get(name, 'absent')} there and "
-                f"{expected.get(name, 'absent')} here. Use the method, widths, classes and channels of that run."
-            )
+    if difference := shape_difference(old.variables, abstract_variables(model, channels)):
+        raise RunError(
+            f"training.initial_weights = {path}: {difference}. Use the method, widths, classes and channels of that "
+            "run."
+        )
     return old.variables
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

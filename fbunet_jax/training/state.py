@@ -1,7 +1,8 @@
 """What training changes: parameters, statistics, optimiser; and the optimiser itself."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,22 @@ class TrainState(NamedTuple):
       step: [] int32, steps taken.
       params: convolution kernels, biases, batch-norm scales.
       batch_stats: running mean and variance of every round.
-      optimizer: the optimiser's state, with the average of the parameters if one is taken.
+      optimizer_state: the optimiser's, with the average of the parameters if one is taken.
     """
 
     step: Array
     params: Any
     batch_stats: Any
-    optimizer: optax.OptState
+    optimizer_state: optax.OptState
+
+    def stored(self) -> dict[str, Any]:
+        """Return the parts by the names that checkpoints of every version have."""
+        return {**{name: getattr(self, name) for name in self._fields[:-1]}, "optimizer": self.optimizer_state}
+
+    @classmethod
+    def from_stored(cls, parts: Mapping[str, Any]) -> Self:
+        """Return the state that `stored` gave."""
+        return cls(parts["step"], parts["params"], parts["batch_stats"], parts["optimizer"])
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -37,7 +47,7 @@ class TrainState(NamedTuple):
         The parameters are the average, if one is taken; the statistics are the running ones, which are not those of the
         average.
         """
-        average = optax.tree.get(self.optimizer, "average")
+        average = optax.tree.get(self.optimizer_state, "average")
         return {"params": self.params if average is None else average, "batch_stats": self.batch_stats}
 
 
@@ -59,6 +69,16 @@ def learning_rate_schedule(config: TrainingConfig, total_steps: int) -> optax.Sc
     Raises:
       ConfigError: a warm-up that is not shorter than the run, or one with the one-cycle schedule, which has its own.
     """
+    schedule = _schedule(config, total_steps)
+
+    def learning_rate(step: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes floats and the whole number of the step
+            return schedule(step)
+
+    return learning_rate
+
+
+def _schedule(config: TrainingConfig, total_steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "one-cycle":
         if warmup:

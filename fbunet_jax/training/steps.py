@@ -1,4 +1,4 @@
-"""One step of training and of evaluation: pure functions, the same on one device and mapped over many."""
+"""One step of training: a pure function, the same on one device and mapped over many."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,8 +10,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from fbunet_jax.losses import round_weights
-from fbunet_jax.metrics import confusion_matrix
-from fbunet_jax.models.contract import segment, segment_in_training, with_axis
+from fbunet_jax.models.contract import segment_in_training, with_axis
 from fbunet_jax.training.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -60,7 +59,8 @@ def make_train_step(
         gradients, (losses, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
         if axis_name:
             gradients = lax.pmean(gradients, axis_name)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes floats and the whole number of the step
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": weighted(losses),
@@ -91,10 +91,3 @@ def over_devices(sums: Any, axis_name: str | None) -> Any:
         return everywhere + (scaled - lax.stop_gradient(scaled))
 
     return jax.tree.map(total, sums)
-
-
-def eval_step(model: nn.Module, variables: Mapping[str, Any], batch: Batch) -> Array:
-    """Return the confusion matrices of every round, `[R, K, K]` int32, of one batch (see `make_train_step`)."""
-    logits = segment(model, variables, batch["image"])
-    predictions, classes = logits.argmax(axis=-1), logits.shape[-1]
-    return jnp.stack([confusion_matrix(batch["label"], prediction, classes) for prediction in predictions])

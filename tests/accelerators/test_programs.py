@@ -17,7 +17,7 @@ from fbunet_jax.config import load_config
 from fbunet_jax.losses import CrossEntropy
 from fbunet_jax.models.contract import abstract_variables
 from fbunet_jax.networks import build_network
-from fbunet_jax.training.setup import mapped_training
+from fbunet_jax.training.parallel import mapped_training
 from fbunet_jax.training.state import create_state, make_optimizer
 
 DATA = StoredImages(classes=3, channels=1, image_type="uint16", images=7, pixels=7 * 40 * 40)

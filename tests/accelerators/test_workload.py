@@ -2,10 +2,10 @@
 
 import pytest
 
+from fbunet_jax.accelerators.estimate import count_work
 from fbunet_jax.accelerators.workload import DataNumbers, find_workload
 from fbunet_jax.config import load_config
 from fbunet_jax.errors import ConfigError, DataError, UserError
-from fbunet_jax.training.estimate import count_work
 
 
 def find(config, fold=0, **numbers):

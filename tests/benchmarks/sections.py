@@ -6,7 +6,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from fbunet_jax.data.synthetic import CLASS_NAMES, synthetic_image
+from fbunet_jax.data.layouts.synthetic import CLASS_NAMES, synthetic_image
 
 MASKS = {"membranes": "membrane", "mitochondria": "mitochondria", "synapses": "synapse"}
 

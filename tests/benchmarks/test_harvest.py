@@ -10,8 +10,8 @@ from benchmarks.quarter_hour import harvest, measurements, parts
 from benchmarks.quarter_hour.table import recorded
 from fbunet_jax.config import load_config, to_toml
 from fbunet_jax.errors import RunError
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.runs import Place
+from fbunet_jax.experiments.cells import TableFolder
+from fbunet_jax.experiments.grid import Place
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -114,7 +114,7 @@ def test_a_training_that_is_brought_home_leaves_the_other_folds_of_its_method_al
         run_directory.folds.write_text("the same\n")
         data = {"format": 1, "class_names": ["a", "b"], "channels": 1, "fingerprint": "f"}
         run_directory.dataset.write_text(json.dumps(data))
-        directory.metrics.write_text(json.dumps({"kind": "train", "step": step, "epoch": 1}) + "\n")
+        directory.metrics.write_text(json.dumps({"kind": "train", "step": step, "epoch": 1, "loss": 0.5}) + "\n")
 
     home, away, source = TableFolder(tmp_path / "home"), TableFolder(tmp_path / "away"), tmp_path / "out"
     source.mkdir()

@@ -33,11 +33,12 @@ def test_keras_has_our_logits_and_loss(ours):
     from benchmarks.peers import keras_unet
 
     variables, images, labels, logits, loss = ours
-    model = keras_unet.build(SIZE, CLASSES, WIDTHS)
-    keras_unet.load(model, variables)
-    found = [np.asarray(each) for each in model(images, training=False)]
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as Keras is written
+        model = keras_unet.build(SIZE, CLASSES, WIDTHS)
+        keras_unet.load(model, variables)
+        found = [np.asarray(each) for each in model(images, training=False)]
+        losses = [float(np.mean(keras_unet.weighted_loss(WEIGHTS.tolist())(labels, each))) for each in found]
     np.testing.assert_allclose(found, logits, atol=1e-4)
-    losses = [float(np.mean(keras_unet.weighted_loss(WEIGHTS.tolist())(labels, each))) for each in found]
     assert 0.5 * losses[0] + losses[1] == pytest.approx(loss, abs=1e-4)
 
 

@@ -22,8 +22,8 @@ from benchmarks.quarter_hour.steps import Step
 from fbunet_jax.accelerators.hlo import Program
 from fbunet_jax.config import load_config
 from fbunet_jax.errors import ConfigError, DataError
-from fbunet_jax.reproduction.reproduce import TableFolder
-from fbunet_jax.runs import Place
+from fbunet_jax.experiments.cells import TableFolder
+from fbunet_jax.experiments.grid import Place
 from tests.benchmarks.sections import write_sections
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -230,9 +230,9 @@ def test_a_users_mistake_is_a_sentence(tmp_path):
 
 def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_path):
     """What is carried is what is evaluated; the latest checkpoint, from which training resumes, is carried as it is."""
-    from fbunet_jax.checkpoints.fold import FoldCheckpoints
-    from fbunet_jax.checkpoints.trained import load_trained_fold
-    from fbunet_jax.training.loop import train
+    from fbunet_jax.runs.checkpoints import FoldCheckpoints
+    from fbunet_jax.runs.trained import load_trained_fold
+    from fbunet_jax.training.fold import train
 
     config = load_config(
         "quickstart",
@@ -245,27 +245,29 @@ def test_the_best_checkpoint_without_moments_has_the_same_weights_and_score(tmp_
     run_directory = folder.run(place)
     train(config, 0, out=run_directory.path, stream=io.StringIO())
     before = load_trained_fold(run_directory, 0)
-    latest, *best = parts.latest_and_best(folder.fold(place))
-    steps = [int(path.name) for path in folder.fold(place).checkpoints.iterdir() if path.name.isdecimal()]
+    latest, *best = parts.latest_and_best(folder.run(place).fold(place.fold))
+    steps = [
+        int(path.name) for path in folder.run(place).fold(place.fold).checkpoints.iterdir() if path.name.isdecimal()
+    ]
     assert int(latest.name) == max(steps)
     assert best == [] if before.step == int(latest.name) else int(best[0].name) == before.step
     names = {path.name for path in parts.training_files(folder, place)}
     assert {"config.toml", "folds.json", "dataset.json", "metrics.jsonl", "timing.jsonl", "inputs.json"} <= names
     assert not any("previews" in str(path) for path in parts.training_files(folder, place))
 
-    from fbunet_jax.runs import Run
+    from fbunet_jax.runs.directory import Run
 
     copy = Run(tmp_path / "copy")
     parts.write_without_moments(folder, place, copy.fold(0))
     for name in ("config", "dataset", "folds"):
         getattr(copy, name).write_bytes(getattr(run_directory, name).read_bytes())
-    copy.fold(0).inputs.write_bytes(folder.fold(place).inputs.read_bytes())
+    copy.fold(0).inputs.write_bytes(folder.run(place).fold(place.fold).inputs.read_bytes())
     after = load_trained_fold(copy, 0)
     assert after.step == before.step
     assert after.fingerprint() == before.fingerprint()
     with (
         FoldCheckpoints(copy.fold(0), read_only=True) as one,
-        FoldCheckpoints(folder.fold(place), read_only=True) as two,
+        FoldCheckpoints(folder.run(place).fold(place.fold), read_only=True) as two,
     ):
         assert one.score(after.step) == two.score(after.step)
 

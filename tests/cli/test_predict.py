@@ -20,12 +20,14 @@ import fbunet_jax
 from fbunet_jax.cli import main
 from fbunet_jax.cli import predict as predict_command
 from fbunet_jax.config import load_config
-from fbunet_jax.data.synthetic import synthetic_image
+from fbunet_jax.data.layouts.synthetic import synthetic_image
 from fbunet_jax.figures import class_colours
-from fbunet_jax.inference import files as inference_files
 from fbunet_jax.inference import images as inference_images
 from fbunet_jax.inference import outputs
-from fbunet_jax.training.loop import train
+from fbunet_jax.inference import segment_file as segmenting
+from fbunet_jax.inference.measurements import PageSummary
+from fbunet_jax.inference.output_folder import OutputFolder
+from fbunet_jax.training.fold import train
 
 ROOT = Path(__file__).parents[2]
 TILES = ["--tile", "64"]
@@ -152,11 +154,11 @@ def test_the_tables_hold_what_the_label_files_hold(work, result):
 def test_bands_and_scratch_files_give_the_same_files(work, result, monkeypatch, tmp_path):
     monkeypatch.setattr(inference_images, "WHOLE_VALUES", 0)
     monkeypatch.setattr(outputs, "SCRATCH_PIXELS", 0)
-    folder = inference_files.OutputFolder(tmp_path)
-    settings = inference_files.Settings(tile=64, probabilities=True)
+    folder = OutputFolder(tmp_path)
+    settings = segmenting.Settings(tile=64, probabilities=True)
     told = []
     predictor = fbunet_jax.load(work / "run")
-    inference_files.segment_file(predictor, work / "in/10.tif", folder, settings, lambda *each: told.append(each))
+    segmenting.segment_file(predictor, work / "in/10.tif", folder, settings, lambda *each: told.append(each))
     for kind in ("labels", "probabilities"):
         found = tifffile.imread(tmp_path / kind / "10.tif")
         np.testing.assert_allclose(found, tifffile.imread(work / "out" / kind / "10.tif"), atol=1e-3)
@@ -203,11 +205,11 @@ def segmented(tmp_path, monkeypatch):
             if path.name == "b.tif":
                 raise error
             counts = np.array([3, 1])
-            return [inference_files.PageSummary(path.stem, 0, 2, 2, counts, [1, 1], [1, 1], 2, 1.2e-5, None, [], "")]
+            return [PageSummary(path.stem, 0, 2, 2, counts, [1, 1], [1, 1], 2, 1.2e-5, None, [], "")]
 
-        monkeypatch.setattr(inference_files, "segment_file", segment)
-        folder, files = inference_files.OutputFolder(tmp_path), [Path(f"{name}.tif") for name in "abc"]
-        return predict_command._segment(Stub(), files, folder, inference_files.Settings())
+        monkeypatch.setattr(segmenting, "segment_file", segment)
+        folder, files = OutputFolder(tmp_path), [Path(f"{name}.tif") for name in "abc"]
+        return predict_command._segment(Stub(), files, folder, segmenting.Settings())
 
     return run
 
@@ -233,7 +235,7 @@ def test_what_is_done_is_in_the_tables_when_the_rest_is_given_up(error, segmente
 
 def test_a_terminated_command_says_so_and_leaves_nothing_unfinished(work, result, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(outputs, "SCRATCH_PIXELS", 0)
-    monkeypatch.setattr(inference_files, "draw_overlay", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(segmenting, "draw_overlay", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert (

@@ -20,16 +20,16 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 import fbunet_jax
-from fbunet_jax.checkpoints.trained import TrainedFold
 from fbunet_jax.cli import main, predict_chunks
 from fbunet_jax.config import load_config
-from fbunet_jax.data.synthetic import synthetic_image
+from fbunet_jax.data.layouts.synthetic import synthetic_image
 from fbunet_jax.figures import class_colours
 from fbunet_jax.inference import images, volumes, zarr_output
 from fbunet_jax.inference.images import open_image
 from fbunet_jax.inference.volumes import Shard
 from fbunet_jax.inference.windows import PageWindows
-from fbunet_jax.training.loop import train
+from fbunet_jax.runs.trained import TrainedFold
+from fbunet_jax.training.fold import train
 
 with warnings.catch_warnings():  # of a default value that the library itself deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -371,7 +371,7 @@ def test_a_disk_that_refuses_a_chunk_is_named(work, result, capsys):
     (work / "broken/labels/in.ome.zarr/0/c/1").touch()
     assert predict(work, "broken", maps=()) == 2
     assert "in.ome.zarr cannot be written: " in (error := capsys.readouterr().err)
-    assert "Mend that, and give the same command again." in error
+    assert "Fix that, and give the same command again." in error
 
 
 def test_foreign_intensities_are_told_once_a_page(work, result, capsys):

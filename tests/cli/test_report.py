@@ -1,6 +1,8 @@
 """``fbunet evaluate``, ``report`` and ``compare`` as a user types them."""
 
 import io
+import json
+import math
 import re
 import shutil
 
@@ -10,7 +12,7 @@ from PIL import Image
 
 from fbunet_jax.cli import main
 from fbunet_jax.config import load_config
-from fbunet_jax.training.loop import train
+from fbunet_jax.training.fold import train
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,39 @@ def test_a_mistake_gets_a_sentence(command, message, trained, capsys, tmp_path, 
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert (code, message in error) == (2 if message else 0, True)
+
+
+NORMALISATION = {"kind": "standardise", "mean": [100.0], "deviation": [50.0]}
+DAMAGED_INPUTS = {
+    "a missing key": ({"kind": "standardise", "mean": [100.0]}, "is damaged: normalisation: .*deviation"),
+    "a wrong type": (NORMALISATION | {"mean": ["100"]}, r"is damaged: normalisation.mean\[0\]: expected `float`"),
+    "true for a number": (NORMALISATION | {"mean": [True]}, r"is damaged: normalisation.mean\[0\]: expected `float`"),
+    "an unknown kind": (NORMALISATION | {"kind": "other"}, "is damaged: normalisation.kind: unknown value 'other'"),
+    "an unknown key": (NORMALISATION | {"median": [1.0]}, "is damaged: unknown key 'median'"),
+    "not a number": (NORMALISATION | {"mean": [math.nan]}, "cannot be read as JSON: NaN"),
+    "other channels": (NORMALISATION | {"mean": [1.0, 2.0], "deviation": [1.0, 2.0]}, "is damaged: .* of 1 channels"),
+    "text": ("normal", "is damaged: normalisation: expected `object`, got `str`"),
+    "not JSON": (None, "cannot be read as JSON"),
+    "no file": (None, "is missing"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_INPUTS)
+def test_damaged_inputs_are_a_sentence_for_the_commands_that_segment(case, trained, capsys, tmp_path):
+    content, message = DAMAGED_INPUTS[case]
+    run, image = tmp_path / "run", tmp_path / "image.png"
+    shutil.copytree(trained, run)
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(image)
+    inputs = run / "fold_0" / "inputs.json"
+    text = inputs.read_text(encoding="utf-8")
+    inputs.write_text(text[:-9] if case == "not JSON" else json.dumps({"normalisation": content}), encoding="utf-8")
+    if case == "no file":
+        inputs.unlink()
+
+    for command in (["evaluate", str(run)], ["predict", str(run), str(image), "--out", str(tmp_path / "out")]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert re.search(f"^Error: {re.escape(str(inputs))} {message}", error, re.MULTILINE)
+        assert re.search(r"\. Copy it again if the run is a copy, or (start a new run|train the fold again)", error)
+        assert "Internal error" not in error
+        assert "Traceback" not in error

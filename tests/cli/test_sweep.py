@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from fbunet_jax.runs import Run
-from tests.jobs.loopback_slurm import until
+from fbunet_jax.runs.directory import Run
+from tests.experiments.loopback_slurm import until
 
 TINY = ["--data.synthetic-images", "6", "--data.synthetic-size", "64", "--data.crop", "32", "--data.folds", "3"]
 TINY += ["--model.widths", "2", "3", "--training.batch-size", "4", "--training.previews", "0", "--method", "unet"]

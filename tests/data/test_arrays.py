@@ -12,7 +12,7 @@ from fbunet_jax.cli import main
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.arrays import REMEDIES
 from fbunet_jax.data.datasets import Dataset, described_classes, load_dataset, open_source
-from fbunet_jax.data.findings import EXPECTED
+from fbunet_jax.data.faults import EXPECTED
 from fbunet_jax.errors import DataError
 
 NAMES = ("background", "cell")

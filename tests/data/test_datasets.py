@@ -8,9 +8,9 @@ from PIL import Image
 
 from fbunet_jax.config import Config, DataConfig
 from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.data.normalisation import Normalisation
-from fbunet_jax.data.store import make_store
 from fbunet_jax.errors import ConfigError, DataError
+from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.pipeline.store import make_store
 
 CLASSES = {"background": 0, "cell": 1}
 MASKS = ("membranes", "mitochondria", "synapses")

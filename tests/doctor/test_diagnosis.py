@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from fbunet_jax.doctor.diagnosis import diagnose, extra, pip_line
-from fbunet_jax.doctor.machine import Answer, Gpu, Machine
+from fbunet_jax.doctor.machine import Gpu, Machine
+from fbunet_jax.experiments.probe import Answer
 
 CPU = {"platform": "cpu", "kind": "cpu", "bytes": None}
 H200 = {"platform": "gpu", "kind": "NVIDIA H200", "bytes": 140 * 10**9}

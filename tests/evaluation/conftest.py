@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
-from fbunet_jax.checkpoints.trained import save_inputs
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.data.normalisation import fit_normalisation
 from fbunet_jax.networks import build_network
-from fbunet_jax.runs import Run
-from fbunet_jax.training.setup import open_run
+from fbunet_jax.pipeline.normalisation import fit_normalisation
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import open_run
+from fbunet_jax.runs.trained import save_inputs
 from fbunet_jax.training.state import abstract_state
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from fbunet_jax.config import load_config, to_toml
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation import crossval
 from fbunet_jax.evaluation.compare import compare, comparison_table
-from fbunet_jax.evaluation.crossval import fold_entry
+from fbunet_jax.evaluation.scores import fold_entry
 
 FOLDS = {"format": 1, "scheme": "grouped", "folds": [{"train": ["a"], "validation": ["b"], "test": ["c"]}] * 3}
 # rows truth: x and y; the truth of a fold is that of both runs
@@ -33,7 +32,7 @@ def summed(by_fold, but=None):
 @pytest.fixture(autouse=True)
 def best_checkpoints(monkeypatch):
     """Every fold's best checkpoint is that of step 1."""
-    monkeypatch.setattr(crossval, "best_step", lambda run, fold: 1)
+    monkeypatch.setattr("fbunet_jax.evaluation.scores.best_step", lambda run, fold: 1)
 
 
 def write_run(path, method, by_fold, *, split="test", fingerprint="f", classes=("x", "y"), folds=FOLDS):

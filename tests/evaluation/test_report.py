@@ -6,11 +6,12 @@ import shutil
 import pytest
 
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import evaluate, present_items
+from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.evaluation.pictures import rank, worst_and_best
 from fbunet_jax.evaluation.report import write_report
+from fbunet_jax.evaluation.scores import present_items
 from fbunet_jax.evaluation.summary import moves, scores
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
 
 CLASSES = ("cytoplasm", "membrane", "mitochondria", "synapse")
 
@@ -237,7 +238,7 @@ def test_a_run_of_one_round_and_one_fold_has_a_report_without_feedback(make_run,
 
 def test_what_has_been_counted_is_not_counted_again(runs, page, monkeypatch):
     assert page.exists()
-    monkeypatch.setattr("fbunet_jax.evaluation.report.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("fbunet_jax.evaluation.report.evaluate_folds", lambda *_, **__: pytest.fail("evaluated again"))
     write_report(runs[:1], out=page.with_name("again.html"))
 
 

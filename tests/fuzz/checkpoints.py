@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
-from fbunet_jax.checkpoints.seal import SEAL, seal
-from fbunet_jax.runs import FoldDirectory
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import FoldDirectory
+from fbunet_jax.runs.sealed import SEAL, seal
 from fbunet_jax.training.state import TrainState
 from tests.fuzz import tables
 

@@ -6,13 +6,13 @@ import tomllib
 import numpy as np
 from PIL import Image
 
+from fbunet_jax.check.checks import check_dataset
+from fbunet_jax.check.page import render
 from fbunet_jax.config import DataConfig, load_config, to_toml
-from fbunet_jax.data.checks import check_dataset
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.folds import PARTS, check_folds, folds_to_json, make_folds, read_folds
-from fbunet_jax.data.page import render
 from fbunet_jax.errors import DataError
-from fbunet_jax.runs import Run, default_path
+from fbunet_jax.runs.directory import Run, default_path
 from fbunet_jax.toml_tables import to_table
 from tests.fuzz.outcomes import FoundError, WrongAnswerError
 

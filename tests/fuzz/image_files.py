@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fbunet_jax.data.findings import Fault
-from fbunet_jax.data.readers import read_image, read_label
+from fbunet_jax.data.faults import Fault
+from fbunet_jax.data.readers.image_files import read_image, read_label
 from fbunet_jax.inference import images as large_images
 from fbunet_jax.inference.label_values import ClassValues
 from fbunet_jax.inference.outputs import write_labels

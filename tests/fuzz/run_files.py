@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fbunet_jax.config import load_config
-from fbunet_jax.runs import Run, create_or_open
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import create_or_open
 from tests.fuzz import images
 from tests.fuzz.data_files import FOLDS
 from tests.fuzz.outcomes import WrongAnswerError
@@ -87,18 +88,18 @@ def judge_passed(path):
 
 
 def judge_evaluation(path):
-    from fbunet_jax.evaluation import crossval
+    from fbunet_jax.evaluation import scores
     from fbunet_jax.evaluation.compare import compare, comparison_table
 
-    crossval.best_step = lambda run, fold: 7
+    scores.best_step = lambda run, fold: 7
     run = Run(path.parent.parent)
-    entries = crossval.present_entries(run, "test")
+    entries = scores.present_entries(run, "test")
     counts = [each["confusion"] for each in json.loads(path.read_bytes())["rounds"]]
     for entry in entries:
         if entry["fold"] == 0 and [each["confusion"] for each in entry["rounds"]] != counts:
             raise WrongAnswerError("the counts differ from the file's")
-    pooled = crossval.pool(RUN_DATASET["class_names"], "test", entries)
-    crossval.table(pooled)
+    pooled = scores.pool(RUN_DATASET["class_names"], "test", entries)
+    scores.table(pooled)
     json.dumps(pooled, allow_nan=False)
     comparison_table(compare([run.path, run.path.parent / "other"]))
 
@@ -118,7 +119,7 @@ def judge_records(path):
 
 
 def judge_inputs(path):
-    from fbunet_jax.data.normalisation import read_normalisation
+    from fbunet_jax.runs.trained import read_normalisation
 
     found = read_normalisation(path, channels=1)
     written = json.loads(path.read_bytes())["normalisation"]

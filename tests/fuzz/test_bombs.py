@@ -210,7 +210,7 @@ def test_the_memory_that_reading_takes_is_seen(tmp_path):
 
 def test_a_file_of_zeros_that_is_not_enormous_is_read(tmp_path):
     """The bombs are refused for their size, not because they are written wrongly."""
-    from fbunet_jax.data.readers import read_image, read_label
+    from fbunet_jax.data.readers.image_files import read_image, read_label
 
     rows = 1024 * 1024
     header = (b"IHDR", struct.pack(">IIBBBBB", 1023, 1024, 8, 0, 0, 0, 0))

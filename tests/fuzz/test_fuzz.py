@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fbunet_jax.data.findings import Fault
+from fbunet_jax.data.faults import Fault
 from tests.fuzz import images
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.worker import FAILURES, RIGHT, UNCOMPARED

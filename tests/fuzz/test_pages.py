@@ -12,8 +12,8 @@ from fbunet_jax.cli import main
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.evaluation.report import write_report
-from fbunet_jax.runs import Run
-from fbunet_jax.training.setup import open_run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import open_run
 from tests.evaluation.conftest import write_fold
 
 ATTACK = "window.taken=1"

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fbunet_jax.check.checks import check_dataset
 from fbunet_jax.cli import main
 from fbunet_jax.config import Config, DataConfig, load_config
-from fbunet_jax.data.checks import check_dataset
 from fbunet_jax.data.download import PUBLISHED, registry
 from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.inference.images import find_images
-from fbunet_jax.runs import default_path
-from fbunet_jax.training.loop import train
+from fbunet_jax.runs.directory import default_path
+from fbunet_jax.training.fold import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fbunet_jax"

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from fbunet_jax.checkpoints.trained import TrainedFold
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.models.feedback import FeedbackUNet
+from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.runs.trained import TrainedFold
 
 
 def random_fold(seed=0, fold=0, *, widths=(2, 3, 4), classes=3, channels=1, normalisation=None):

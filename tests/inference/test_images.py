@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fbunet_jax.data.readers import read_image
+from fbunet_jax.data.readers.image_files import read_image
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference import images, tiff_regions
 from fbunet_jax.inference.axes import Axis
@@ -129,3 +129,19 @@ def test_inputs_that_give_nothing_are_named(tmp_path):
     assert find_images(twice) == twice[:1]
     with pytest.raises(DataError, match="the same name"):
         find_images([tmp_path / "a.tif", tmp_path / "images"])
+
+
+@pytest.mark.parametrize("whole_values", [images.WHOLE_VALUES, 0], ids=["small", "large"])
+def test_a_tiff_is_opened_once(whole_values, tmp_path, monkeypatch):
+    opened, initialise = [], tifffile.TiffFile.__init__
+
+    def counted(self, file, *arguments, **options):
+        opened.append(file)
+        initialise(self, file, *arguments, **options)
+
+    tifffile.imwrite(path := tmp_path / "image.tif", np.zeros((32, 32), np.uint8))
+    monkeypatch.setattr(tifffile.TiffFile, "__init__", counted)
+    monkeypatch.setattr(images, "WHOLE_VALUES", whole_values)
+    with open_image(path, "") as image:
+        image.read(0, slice(0, 16), slice(0, 16))
+    assert opened == [path]

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.inference.intensities import intensity_warning
+from fbunet_jax.pipeline.normalisation import Normalisation
 
 BYTES = np.random.default_rng(0).normal(128, 46, (60, 60, 1)).clip(0, 255).astype(np.uint8)
 STANDARDISE = Normalisation("standardise", (128.0,), (46.0,))

@@ -14,7 +14,7 @@ from fbunet_jax.cli import main
 from fbunet_jax.config import Config, DataConfig
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.identity import describe
-from fbunet_jax.data.readers import read_label
+from fbunet_jax.data.readers.image_files import read_label
 from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
 from fbunet_jax.inference import outputs, predictor
@@ -22,7 +22,8 @@ from fbunet_jax.inference.images import open_image
 from fbunet_jax.inference.label_values import ClassValues, known_label_values
 from fbunet_jax.inference.outputs import stored_values, write_labels
 from fbunet_jax.inference.predictor import Predictor
-from fbunet_jax.runs import Run, create_or_open
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import create_or_open
 
 TOML = "classes = {a = 1, b = 2, c = 3}\nignore_value = 0\n"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from fbunet_jax.data.readers import read_label
+from fbunet_jax.data.readers.image_files import read_label
 from fbunet_jax.inference import images
 from fbunet_jax.inference.axes import Axis
 from fbunet_jax.inference.images import OpenImage, open_image

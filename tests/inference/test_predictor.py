@@ -8,12 +8,12 @@ import scipy.stats
 
 import fbunet_jax
 from fbunet_jax.config import load_config
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference import ensemble
 from fbunet_jax.inference.images import as_pages
 from fbunet_jax.inference.predictor import Predictor, Tiles, sample_rows
-from fbunet_jax.training.loop import train
+from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.training.fold import train
 
 
 def whole(fold, image):

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.inference.axes import Axis
 from fbunet_jax.inference.images import OpenImage
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.windows import PageWindows
+from fbunet_jax.pipeline.normalisation import Normalisation
 
 
 def opened(pixels):

@@ -1,18 +1,10 @@
-"""What the tests of the models share: strict shapes, and a convolution written out in numpy."""
+"""What the tests of the models share: a convolution written out in numpy, and the operations of a traced function."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jax
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def strict_shapes() -> Iterator[None]:
-    """Refuse silent broadcasts between ranks."""
-    with jax.numpy_rank_promotion("raise"):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
 from fbunet_jax.networks import build_network
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import Run
 from fbunet_jax.training.state import abstract_state
 
 PROGRAM = Path(__file__).with_name("faulty_train.py")
@@ -70,7 +70,7 @@ class TrainingCommand:
             best, latest = checkpoints.best_step(), checkpoints.latest_step()
             found["best"] = repr((best, checkpoints.score(best))).encode()
             for step in {best, latest}:
-                state = checkpoints.restore(step, abstract_state(config, model, dataset["channels"]))
+                state = checkpoints.restore(step, abstract_state(config, model, dataset["channels"]).stored())
                 for path, leaf in jax.tree_util.tree_leaves_with_path(state):
                     array = np.asarray(leaf)
                     found[f"{step}{jax.tree_util.keystr(path)} {array.dtype}{array.shape}"] = array.tobytes()

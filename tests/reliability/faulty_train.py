@@ -45,7 +45,8 @@ def plant(phase, fault):
     import jax
 
     from fbunet_jax import figures
-    from fbunet_jax.checkpoints import fold as checkpoints
+    from fbunet_jax.inference import validation
+    from fbunet_jax.runs import checkpoints, sealed
     from fbunet_jax.training import logs, parallel
 
     def before(owner, name):
@@ -80,19 +81,19 @@ def plant(phase, fault):
     elif phase == "step":  # dispatched, and not waited for
         after(parallel.MappedTraining, "__call__")
     elif phase == "validation":  # between two batches
-        original = parallel.MappedValidation.__call__
+        original = validation.MappedValidation.__call__
 
         def evaluate(self, variables, store, between):
             return original(self, variables, store, lambda: (fault.moment(phase), between()))
 
-        parallel.MappedValidation.__call__ = evaluate
+        validation.MappedValidation.__call__ = evaluate
     elif phase == "write":  # while Orbax writes: when the first array is on disk, and before the commit, which waits
         if signal.SIGKILL in fault.signals:
-            checkpoints.seal = lambda *_, **__: threading.Event().wait()
-        original = checkpoints._SealedCheckpoints.save
+            sealed.seal = lambda *_, **__: threading.Event().wait()
+        original = sealed.SealedCheckpoints.save
 
-        def save(self, step, *arguments):
-            original(self, step, *arguments)
+        def save(self, step, *arguments, **options):
+            original(self, step, *arguments, **options)
             threading.Thread(target=watch, args=(self._folder, step), daemon=True).start()
 
         def watch(folder, step):
@@ -101,13 +102,13 @@ def plant(phase, fault):
                     break
             fault.moment(phase)
 
-        checkpoints._SealedCheckpoints.save = save
+        sealed.SealedCheckpoints.save = save
     elif phase == "seal":  # everything is written, the seal is not
-        before(checkpoints, "seal")
+        before(sealed, "seal")
     elif phase == "commit":  # everything is written and sealed, and not renamed
-        after(checkpoints, "seal")
+        after(sealed, "seal")
     elif phase == "deletion":  # in the middle of the files of a checkpoint that is not kept
-        delete = checkpoints._SealedCheckpoints._delete
+        delete = sealed.SealedCheckpoints._delete
 
         def delete_half(self):
             if files := [path for path in self._folder.glob("deleted/**/*") if path.is_file()]:
@@ -115,9 +116,9 @@ def plant(phase, fault):
                 fault.moment(phase)
             delete(self)
 
-        checkpoints._SealedCheckpoints._delete = delete_half
+        sealed.SealedCheckpoints._delete = delete_half
     elif phase == "record":  # in the middle of a line of metrics.jsonl
-        original_append = logs._append
+        original_append = logs.append_record
 
         def append(path, record):
             if path.name == "metrics.jsonl":
@@ -128,7 +129,7 @@ def plant(phase, fault):
                 fault.moment(phase)
             original_append(path, record)
 
-        logs._append = append
+        logs.append_record = append
     elif phase == "drawing":
         before(figures, "draw_curves")
     elif phase == "hang":  # the disk hangs; one more signal when the training waits for it
@@ -147,7 +148,7 @@ def plant(phase, fault):
             os.kill(os.getpid(), fault.signals[0])
             threading.Event().wait()
 
-        checkpoints.FoldCheckpoints.wait, checkpoints.seal = note_and_wait, hang
+        checkpoints.FoldCheckpoints.wait, sealed.seal = note_and_wait, hang
     else:
         raise ValueError(phase)
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
 from tests.reliability.conftest import TrainingCommand
 
 EPOCHS = ("--training.epochs", "4", "--training.preview-every", "1", "--method", "unet")

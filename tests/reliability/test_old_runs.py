@@ -13,18 +13,20 @@ import jax
 import numpy as np
 import pytest
 
-from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.folds import configured_folds, read_folds
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import evaluate, present_entries
+from fbunet_jax.evaluation.crossval import evaluate
+from fbunet_jax.evaluation.scores import present_entries
 from fbunet_jax.evaluation.segmentation import load_run_data
 from fbunet_jax.inference.predictor import load
-from fbunet_jax.runs import Run
-from fbunet_jax.training.loop import train
-from fbunet_jax.training.parallel import MappedValidation, replicate
-from fbunet_jax.training.setup import make_part, part_items
-from fbunet_jax.training.tiles import plan_separate_tiles
+from fbunet_jax.inference.validation import MappedValidation, plan_separate_tiles
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import part_items
+from fbunet_jax.runs.processes import replicate
+from fbunet_jax.runs.trained import load_trained_fold
+from fbunet_jax.training.fold import train
+from fbunet_jax.training.setup import make_part
 
 RUNS = sorted(Path(__file__).with_name("old_runs").glob("*.zip"))
 

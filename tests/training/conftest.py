@@ -2,7 +2,7 @@ import contextlib
 
 import pytest
 
-from fbunet_jax.interruption import Interruption
+from fbunet_jax.runs.interruption import Interruption
 from fbunet_jax.training.parallel import MappedTraining
 
 

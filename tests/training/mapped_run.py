@@ -16,11 +16,12 @@ import optax
 from flax import linen as nn
 
 from fbunet_jax import losses
-from fbunet_jax.data.augment import random_dihedral
-from fbunet_jax.data.sampling import make_sampler
-from fbunet_jax.data.store import ImageStore
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.training.parallel import MappedTraining, replicate
+from fbunet_jax.pipeline.augment import random_dihedral
+from fbunet_jax.pipeline.sampling import make_sampler
+from fbunet_jax.pipeline.store import ImageStore
+from fbunet_jax.runs.processes import replicate
+from fbunet_jax.training.parallel import MappedTraining
 from fbunet_jax.training.state import create_state
 from fbunet_jax.training.steps import make_train_step
 
@@ -51,12 +52,12 @@ class Focal(losses.Loss):
 
     def statistics(self, logits, labels):
         counted, targets = losses.targets_of(labels, logits)
-        log_p = (targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+        log_p = (targets[None] * jax.nn.log_softmax(logits)).sum(axis=-1)
         focal = -((1 - jnp.exp(log_p)) ** self.gamma * log_p)
         return {"focal": focal.sum(axis=(1, 2, 3)), "pixels": counted.sum()}
 
     def value(self, sums):
-        return jnp.sqrt(1 + sums["focal"]) / (7 + sums["pixels"])
+        return jnp.sqrt(1 + sums["focal"]) / (7 + sums["pixels"]).astype(sums["focal"].dtype)
 
 
 def without_axis_name(next_function, arguments, options, context):
@@ -105,6 +106,8 @@ def train(model, precision, case):
 def main(folder, precision, cases):
     """Run the cases and write every parameter, statistic and metric after the first and the last step."""
     jax.config.update("jax_enable_x64", precision == "float64")
+    if precision == "float64":  # JAX's own indices then have 64 bits, and those of the package 32
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
     model = FeedbackUNet(classes=3, widths=(2, 3, 4, 5, 6), rounds=2, convlstm="abcde", dtype=jnp.dtype(precision))
     for case in cases:
         history = train(model, precision, case)

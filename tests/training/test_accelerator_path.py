@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.data.store import ImageStore
 from fbunet_jax.networks import build_network
+from fbunet_jax.pipeline.store import ImageStore
+from fbunet_jax.runs.processes import replicate
 from fbunet_jax.training import parallel
-from fbunet_jax.training.parallel import replicate
-from fbunet_jax.training.setup import loss_with, mapped_training
+from fbunet_jax.training.parallel import mapped_training
+from fbunet_jax.training.setup import loss_with
 from fbunet_jax.training.state import create_state, make_optimizer
 
 SIDE, IMAGES, STEPS = 16, 6, 7

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from fbunet_jax import figures
-from fbunet_jax.checkpoints import fold as checkpoints
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
-from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.errors import ConfigError, DataError, RunError, UserError
 from fbunet_jax.inference import tiling
 from fbunet_jax.models.methods import METHODS
-from fbunet_jax.runs import Run
-from fbunet_jax.training import validation
-from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.loop import train
+from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.runs import sealed
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.records import ValidationRecord, read_records
+from fbunet_jax.runs.trained import load_trained_fold
+from fbunet_jax.training import notes
+from fbunet_jax.training.fold import train
 from fbunet_jax.training.parallel import MappedTraining
 
 TINY = {
@@ -201,13 +201,13 @@ def test_every_method_trains(method, tmp_path):
 
 
 def test_a_class_that_stays_at_0_and_one_that_is_missing_are_warned_about_by_name():
-    records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * validation.COLLAPSED_AFTER
+    records = [{"iou": {"a": 0.5, "rare": 0.0, "absent": None}}] * notes.COLLAPSED_AFTER
     well = [{"iou": {"a": 0.5, "rare": 0.1, "absent": None}}]
-    assert validation.collapsed(records, is_last=False) == {"rare": validation.COLLAPSED_AFTER}
-    assert validation.collapsed(well + records, is_last=False) == {"rare": validation.COLLAPSED_AFTER}
-    assert validation.collapsed(records[:-1], is_last=False) == validation.collapsed(records + well, is_last=True) == {}
-    assert validation.collapsed(records * 2, is_last=False) == {}
-    assert validation.collapsed(well + records[:2], is_last=True) == {"rare": 2}
+    assert notes.collapsed(records, is_last=False) == {"rare": notes.COLLAPSED_AFTER}
+    assert notes.collapsed(well + records, is_last=False) == {"rare": notes.COLLAPSED_AFTER}
+    assert notes.collapsed(records[:-1], is_last=False) == notes.collapsed(records + well, is_last=True) == {}
+    assert notes.collapsed(records * 2, is_last=False) == {}
+    assert notes.collapsed(well + records[:2], is_last=True) == {"rare": 2}
 
 
 def test_a_stray_pixel_of_a_class_that_validation_lacks_does_not_choose_the_worse_network():
@@ -217,15 +217,14 @@ def test_a_stray_pixel_of_a_class_that_validation_lacks_does_not_choose_the_wors
     good[0, 0] -= 1
     good[0, 3] += 1
     first, second = (
-        validation.validation_record("abcd", epoch, epoch, confusion[None])
-        for epoch, confusion in ((1, poor), (2, good))
+        notes.validation_record("abcd", epoch, epoch, confusion[None]) for epoch, confusion in ((1, poor), (2, good))
     )
     assert first["mean_iou"] == pytest.approx(0.68)
     # class a: 882 right, 63 missed, 62 too many
     assert second["mean_iou"] == second["round_mean_iou"][0] == pytest.approx((882 / 1007 + 2 * 883 / 1007) / 3)
     assert second["mean_iou"] > first["mean_iou"]
     assert first["iou"]["d"] is second["iou"]["d"] is None
-    assert validation.collapsed([second], is_last=True) == {}
+    assert notes.collapsed([second], is_last=True) == {}
 
 
 def test_a_class_that_the_validation_part_lacks_is_named_and_does_not_count(tmp_path):
@@ -264,11 +263,11 @@ def test_checkpoints_that_are_gone_are_no_reason_to_start_again(finished, tmp_pa
 def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, monkeypatch):
     """Killed between the two, two records and no checkpoint would look like a run whose checkpoints are gone."""
     fold, later, recorded = Run(tmp_path / "run").fold(1), threading.Event(), []
-    seal, wait, save = checkpoints.seal, FoldCheckpoints.wait, FoldCheckpoints.save
+    seal, wait, save = sealed.seal, FoldCheckpoints.wait, FoldCheckpoints.save
 
     def noting(method, records):
         def call(*arguments):
-            if len(read_records(fold.metrics, "validation")) >= records:
+            if len(read_records(fold.metrics, ValidationRecord)) >= records:
                 later.set()
             return method(*arguments)
 
@@ -276,10 +275,10 @@ def test_a_second_validation_waits_for_the_checkpoint_of_the_first(tmp_path, mon
 
     def slow_seal(*arguments, **options):
         assert later.wait(60)
-        recorded.append(len(read_records(fold.metrics, "validation")))
+        recorded.append(len(read_records(fold.metrics, ValidationRecord)))
         seal(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints, "seal", slow_seal)
+    monkeypatch.setattr(sealed, "seal", slow_seal)
     monkeypatch.setattr(FoldCheckpoints, "wait", noting(wait, 1))
     monkeypatch.setattr(FoldCheckpoints, "save", noting(save, 2))
     train(tiny(), 1, out=tmp_path / "run", stream=io.StringIO())

@@ -13,11 +13,11 @@ from flax import linen as nn
 from PIL import Image
 
 from fbunet_jax import Dataset, UserError, cli, evaluate, load, load_config, load_dataset, losses, train
-from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.data.folds import read_folds
 from fbunet_jax.metrics import iou
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.trained import load_trained_fold
 
 CONFIG = load_config(
     "quickstart",
@@ -73,7 +73,7 @@ class Learned(nn.Module):
     @nn.compact
     def __call__(self, images, *, train):
         del train
-        return nn.Conv(4, (1, 1))(images + self.param("positions", nn.initializers.zeros, images.shape[1:]))
+        return nn.Conv(4, (1, 1))(images + self.param("positions", nn.initializers.zeros, images.shape[1:])[None])
 
 
 class Gate(nn.Module):
@@ -91,11 +91,11 @@ class Focal(losses.Loss):
 
     def statistics(self, logits, labels):
         counted, targets = losses.targets_of(labels, logits)
-        log_p = (targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+        log_p = (targets[None] * jax.nn.log_softmax(logits)).sum(axis=-1)
         return (-((1 - jnp.exp(log_p)) ** self.gamma) * log_p).sum(axis=(1, 2, 3)), counted.sum()
 
     def value(self, sums):
-        return sums[0] / jnp.maximum(sums[1], 1)
+        return sums[0] / jnp.maximum(sums[1], 1).astype(sums[0].dtype)
 
 
 def quietly(config=CONFIG, fold=1, **options):

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from fbunet_jax.accelerators.estimate import Costs, Work, fold_work
 from fbunet_jax.config import TrainingConfig, load_config
 from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.runs import Run
-from fbunet_jax.training.estimate import Costs, Work, fold_work
+from fbunet_jax.runs.directory import Run
 from fbunet_jax.training.plan import Stretch, calls, plan_run
 
 

@@ -8,7 +8,7 @@ import pytest
 from fbunet_jax.config import load_config
 from fbunet_jax.networks import build_network
 from fbunet_jax.training import parallel
-from fbunet_jax.training.setup import mapped_training
+from fbunet_jax.training.parallel import mapped_training
 from fbunet_jax.training.state import make_optimizer
 
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fbunet_jax import dry_run as rehearsal
+from fbunet_jax.accelerators import rehearsal
 from fbunet_jax.config import load_config
 from fbunet_jax.data.datasets import load_dataset
-from fbunet_jax.runs import Run
+from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.opening import open_run, part_items
 from fbunet_jax.training import loop, setup
+from fbunet_jax.training.fold import train
+from fbunet_jax.training.keeper import Keeper
 
 TINY = {
     "data": {"synthetic_images": 6, "synthetic_size": 32, "crop": 32, "folds": 3},
@@ -34,7 +37,7 @@ class Stop(Exception):
     """Raised where the work would begin."""
 
 
-def stop(*arguments):
+def stop(*arguments, **options):
     raise Stop
 
 
@@ -54,11 +57,11 @@ def config(monkeypatch):
 
 
 def test_training_warns_of_classes_that_a_part_lacks(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop.FoldTraining, "start", lambda *arguments: (None, 0, None))
-    monkeypatch.setattr(loop.FoldTraining, "train", stop)
+    monkeypatch.setattr(Keeper, "restore", lambda *arguments: (None, 0, None))
+    monkeypatch.setattr(loop, "train_and_record", stop)
     stream = io.StringIO()
     with pytest.raises(Stop):
-        loop.train(config, 1, out=tmp_path / "run", stream=stream)
+        train(config, 1, out=tmp_path / "run", stream=stream)
     assert [line for line in stream.getvalue().splitlines() if line.startswith("Warning")] == WARNINGS
 
 
@@ -81,7 +84,7 @@ def test_parts_with_every_class_are_not_warned_about(config, tmp_path):
 def test_an_existing_run_keeps_its_folds_whatever_the_setting(config, tmp_path):
     dataset, run = setup.load_dataset(config.data), Run(tmp_path / "run")
     after = replace(config, data=replace(config.data, validation_groups="after"))
-    setup.open_run(after, dataset, run)
-    items = [setup.part_items(each, run, dataset, 2)["validation"].tolist() for each in (config, after)]
+    open_run(after, dataset, run)
+    items = [part_items(each, run, dataset, 2)["validation"].tolist() for each in (config, after)]
     assert items == [[0], [0]]
-    assert setup.part_items(config, Run(tmp_path / "new"), dataset, 2)["validation"].tolist() == [3]
+    assert part_items(config, Run(tmp_path / "new"), dataset, 2)["validation"].tolist() == [3]

@@ -7,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbunet_jax.checkpoints.fold import FoldCheckpoints
-from fbunet_jax.checkpoints.trained import load_trained_fold
 from fbunet_jax.config import TrainingConfig, load_config
-from fbunet_jax.data.augment import make_augmentation
 from fbunet_jax.data.datasets import Dataset
-from fbunet_jax.data.normalisation import Normalisation
 from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.models.feedback import FeedbackUNet
-from fbunet_jax.runs import FoldDirectory, Run
-from fbunet_jax.training.logs import read_records
-from fbunet_jax.training.loop import train
-from fbunet_jax.training.parallel import MappedStatistics, replicate
+from fbunet_jax.pipeline.augment import make_augmentation
+from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.directory import FoldDirectory, Run
+from fbunet_jax.runs.processes import replicate
+from fbunet_jax.runs.records import ValidationRecord, read_records
+from fbunet_jax.runs.trained import load_trained_fold
+from fbunet_jax.training.fold import train
+from fbunet_jax.training.parallel import MappedStatistics
 from fbunet_jax.training.setup import make_part
 from fbunet_jax.training.state import create_state, make_optimizer
 
@@ -87,7 +88,7 @@ SETTINGS = {
 def trained(out, **training):
     config = load_config("quickstart", **{**SETTINGS, "training": SETTINGS["training"] | training})
     result = train(config, 0, out=out, stream=io.StringIO())
-    (record,) = read_records(result.directory.metrics, "validation")
+    (record,) = read_records(result.directory.metrics, ValidationRecord)
     return load_trained_fold(Run(out), 0), record
 
 
@@ -131,12 +132,12 @@ def test_the_average_of_a_checkpoint_of_an_earlier_version_is_found(tmp_path):
     model = FeedbackUNet(2, (3, 4), convlstm="", recurrent="", rounds=1, feedback="image")
     optimizer = make_optimizer(TrainingConfig(weight_average=0.9, gradient_clip=1.0), 10)
     state = create_state(model, optimizer, jax.random.key(0), 1)
-    moments, average = state.optimizer
+    moments, average = state.optimizer_state
     average = average._replace(average=jax.tree.map(lambda leaf: leaf + 1, average.average))
-    state = state._replace(optimizer=(moments, average))
+    state = state._replace(optimizer_state=(moments, average))
     folder = FoldDirectory(tmp_path / "fold_0")
     with FoldCheckpoints(folder) as checkpoints:
-        checkpoints.save(state, 3, 0.5)
+        checkpoints.save(state.stored(), 3, 0.5)
     like = {"params": state.params, "batch_stats": state.batch_stats}
     with FoldCheckpoints(folder, read_only=True) as checkpoints:
         for used, expected in ((True, average.average), (False, state.params)):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.training.loop import train
+from fbunet_jax.inference.validation import MappedValidation
+from fbunet_jax.training.fold import train
 from fbunet_jax.training.measures import EpochMeasures
-from fbunet_jax.training.parallel import MappedTraining, MappedValidation
+from fbunet_jax.training.parallel import MappedTraining
 
 EPOCHS, STEPS = 6, 3
 SETTINGS = {

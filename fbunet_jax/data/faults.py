@@ -1,0 +1,85 @@
+"""What is wrong with a data set: the file, what was found, what was expected, and the remedy."""
+
+from pathlib import Path
+
+from fbunet_jax.errors import DataError
+
+EXPECTED = {
+    # files
+    "missing-file": "Every file that the data set is made of exists and can be opened.",
+    "empty-file": "A file holds data.",
+    "damaged-file": "A file is complete and can be decoded.",
+    "wrong-suffix": "The suffix of a file says what kind of file it is.",
+    "foreign-file": "The folders hold images and labels of the types that can be read, and nothing else.",
+    "file-size": "A file holds fewer than 2^31 values.",
+    "file-set": "A file holds its image itself, not a part of a set of files.",
+    "file-name": "The name of a file is text in UTF-8.",
+    "same-name": "One image and one label of each name.",
+    "missing-label": "Every image has a label of the same name.",
+    "missing-image": "Every label has an image of the same name.",
+    "missing-channel": "Every case has all channels that dataset.json names.",
+    # arrays
+    "array": "An image is an array of numbers, [H, W] or [H, W, C], and its label one of [H, W].",
+    "item-name": "Names and groups are text that can be printed, or whole numbers, one for each image.",
+    # images
+    "pair-size": "An image and its label have the same pages, height and width.",
+    "channel-size": "The channel files of a case have the same size and type.",
+    "not-finite": "Every intensity is a finite number.",
+    "image-type": "Intensities are 8, 16 or 32-bit integers or floating-point numbers.",
+    "images-differ": "All images have the same number of channels and the same type.",
+    "colour-mode": "An image is grey or RGB.",
+    "fax": "A file is not fax-compressed: what reads it passes over damage.",
+    "palette": "The values of an image are intensities, not indices into a palette.",
+    "inverted": "Zero is black.",
+    "orientation": "The pixels are stored as they are shown.",
+    "transparency": "No pixel is transparent.",
+    "several-series": "A file holds one image series.",
+    "axes-unknown": "The axes of a file with more than two dimensions are named.",
+    "axes-setting": "data.axes names each axis once, Y and X among them.",
+    "cut": "data.cut divides the height and width of every image.",
+    # labels
+    "label-colours": "A label image has one channel: the class of each pixel.",
+    "label-type": "The values of a label are whole numbers.",
+    "label-jpeg": "Labels are stored without loss; JPEG compression changes values.",
+    "label-values": "Every value of a label is that of a class, or the ignore value.",
+    "label-mask": "Every value of a label is that of a class, or the ignore value.",
+    "label-edges": "Every value of a label is that of a class, or the ignore value.",
+    "label-instances": "Every value of a label is that of a class; objects are not numbered.",
+    "class-absent": "Every class occurs in at least one label.",
+    "unlabelled-part": "The training and the validation part of every fold have labelled pixels.",
+    # description and settings
+    "description": "dataset.toml or dataset.json can be read, and agrees with the settings.",
+    "classes-undescribed": "The classes and their values are described.",
+    "classes": "From 2 to 255 classes, each with a value of its own.",
+    "group-pattern": "data.group_pattern finds the group in the name of every file.",
+    "folds": "There are groups enough for the folds.",
+    "part-size": "The images of one part of a fold have fewer than 2^31 pixels.",
+    "settings": "The settings of the network fit the images.",
+    # warnings
+    "constant-image": "An image shows something.",
+    "saturated": "Fewer than 1 % of the intensities lie at the largest value that the camera can store.",
+    "duplicate": "No image is there twice.",
+    "near-duplicate": "Images of different groups show different things.",
+    "part-without-class": "Every class occurs in the training, validation and test part of every fold.",
+    "neighbours-alike": "Where neighbours in name order are alike, none of them trains while the other is tested.",
+}
+"""The rule that each kind of finding breaks."""
+
+
+class Fault(DataError):
+    """A data set cannot be used as it is.
+
+    Attributes:
+      kind: a key of `EXPECTED`.
+      file: the file or folder, or empty for a setting.
+      found: what was found, without the file's name.
+      remedy: what to do.
+    """
+
+    def __init__(self, kind: str, file: Path | str, found: str, remedy: str) -> None:
+        super().__init__(" ".join(part for part in (str(file), found, remedy) if part))
+        self.kind, self.file, self.found, self.remedy = kind, str(file), found, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """Make it again in another process."""
+        return Fault, (self.kind, self.file, self.found, self.remedy)

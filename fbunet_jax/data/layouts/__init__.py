@@ -1,0 +1,1 @@
+"""Folders become sources of images and labels."""

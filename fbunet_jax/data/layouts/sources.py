@@ -1,0 +1,254 @@
+"""A data set as a list of units that are read one after the other, by training and by the check alike.
+
+Training raises the first fault; the check collects all of them. Because both walk the same way, what the check finds
+no fault in can be loaded.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbunet_jax.data.faults import Fault
+from fbunet_jax.data.layouts.description import IGNORE, as_toml
+from fbunet_jax.errors import DataError
+
+_EDGE_SHARE = 0.2
+_EDGE_VALUES = 3
+_MASK_SHARE = 0.3
+_INSTANCE_VALUES = 20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is read at once: an image of one or more pages, and its label.
+
+    Attributes:
+      name: unique.
+      group: stays in one part of a fold.
+      files: the image's files, and last the file that holds the labels; none for what the program makes itself.
+    """
+
+    name: str
+    group: str
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Attributes:
+      units: in natural order of their names.
+      read: returns the image `[pages, H, W, C]` and the stored label values `[pages, H, W]` of a unit, or raises a
+        DataError.
+      classes: name and stored value of each class, in class order; empty: not described, which is one of the faults.
+      ignore_value: stored value of pixels without a class.
+      axes: the letters given for files with more than two dimensions.
+      labels: the folder of the label files, for messages.
+      faults: what is wrong before any unit is read.
+      table: how messages show the classes; empty: in TOML.
+      remedies: by kind of fault, what replaces a remedy that makes sense for files only.
+    """
+
+    units: tuple[Unit, ...]
+    read: Callable[[Unit], tuple[NDArray, NDArray]]
+    classes: Mapping[str, int]
+    ignore_value: int | None = None
+    axes: str = ""
+    labels: Path | str = ""
+    faults: tuple[Fault, ...] = ()
+    table: str = ""
+    remedies: Mapping[str, str] = field(default_factory=dict)
+
+    def reworded(self, error: DataError) -> DataError:
+        """Return a fault with this source's own remedy for its kind, if there is one."""
+        if not isinstance(error, Fault) or error.kind not in self.remedies:
+            return error
+        return Fault(error.kind, error.file, error.found, self.remedies[error.kind])
+
+
+def read_units(
+    source: Source,
+    report: Callable[[DataError], None],
+    progress: Callable[[Iterable[Unit]], Iterable[Unit]] = iter,
+) -> Iterator[tuple[Unit, NDArray, NDArray, NDArray[np.uint8]]]:
+    """Read every unit once, and report every fault: those of a unit at once, those of the whole at the end.
+
+    Args:
+      source: the data set.
+      report: called with each fault; may raise it.
+      progress: wraps the units, for a progress bar.
+
+    Yields:
+      The unit, its image `[pages, H, W, C]`, its labels as stored `[pages, H, W]`, and as class indices, where 255
+      is ignored (also a value that is no class, which is reported at the end).
+    """
+    for fault in source.faults:
+        report(source.reworded(fault))
+    kinds: dict[Unit, str] = {}
+    values: Counter[int] = Counter()
+    files: dict[str, Counter[int]] = {}
+    known = {*source.classes.values(), source.ignore_value}
+    for unit in progress(source.units):
+        try:
+            images, labels = source.read(unit)
+        except DataError as error:
+            report(source.reworded(error))
+            continue
+        kinds[unit] = f"{images.shape[-1]} channel(s) of {images.dtype}"
+        here = value_counts(labels)
+        values.update(here)
+        if source.classes and here.keys() - known:
+            files[str(unit.files[-1])] = here
+        yield unit, images, labels, class_indices(labels, source.classes)
+    for fault in (*_kind_faults(kinds), *_value_faults(source, values, files)):
+        report(source.reworded(fault))
+
+
+def value_counts(labels: NDArray) -> Counter[int]:
+    """Return each value of an integer array and how often it occurs."""
+    if labels.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(labels.ravel())  # without sorting
+        found = np.flatnonzero(counts)
+        counts = counts[found]
+    else:
+        found, counts = np.unique(labels, return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+
+def class_indices(labels: NDArray, classes: Mapping[str, int]) -> NDArray[np.uint8]:
+    """Return the class index of every stored value; values of no class become 255, and so do classes above 254."""
+    values = list(classes.values())[:IGNORE]  # more of them are a fault that is reported elsewhere
+    if labels.dtype in (np.uint8, np.uint16):
+        # one look-up a pixel, however many classes there are
+        table = np.full(np.iinfo(labels.dtype).max + 1, IGNORE, dtype=np.uint8)
+        for index, value in enumerate(values):
+            if 0 <= value < len(table):
+                table[value] = index
+        return table[labels]
+    indices = np.full(labels.shape, IGNORE, dtype=np.uint8)
+    for index, value in enumerate(values):
+        indices[labels == value] = index
+    return indices
+
+
+def check_pair(image_file: Path, images: NDArray, label_file: Path, labels: NDArray) -> None:
+    """Raise a Fault unless an image `[pages, H, W, C]` and its label `[pages, H, W]` have the same size."""
+    if images.shape[:3] != labels.shape:
+        # a single page needs no word
+        first, axes = (1, "height x width") if len(images) == len(labels) == 1 else (0, "pages x height x width")
+        sizes = [" x ".join(map(str, shape[first:])) for shape in (images.shape[:3], labels.shape)]
+        raise Fault(
+            "pair-size",
+            image_file,
+            f"has {sizes[0]} pixels ({axes}), but its label {label_file} has {sizes[1]}.",
+            "Both must agree.",
+        )
+
+
+def _kind_faults(kinds: Mapping[Unit, str]) -> Iterator[Fault]:
+    """Report each image whose channels or type differ from those of most."""
+    if not kinds:
+        return
+    usual = Counter(kinds.values()).most_common(1)[0][0]
+    example = next(unit for unit, kind in kinds.items() if kind == usual)
+    for unit, kind in kinds.items():
+        if kind != usual:
+            yield Fault(
+                "images-differ",
+                unit.files[0],
+                f"has {kind}, but {example.files[0]} has {usual}.",
+                "All images of a data set need the same number of channels and the same type; convert one kind into "
+                "the other.",
+            )
+
+
+def _value_faults(source: Source, values: Counter[int], files: Mapping[str, Counter[int]]) -> Iterator[Fault]:
+    """Report label values that are neither a class nor ignored, and classes that no label holds."""
+    classes = source.classes
+    if not classes or not values:
+        return
+    table = source.table or f"classes = {as_toml(classes)}"
+    unknown = Counter({v: n for v, n in values.items() if v not in {*classes.values(), source.ignore_value}})
+    absent = [name for name, value in classes.items() if value not in values]
+    if not unknown and not _all_masks(classes, values):
+        if absent:
+            setting = "" if source.table else f" (ignore_value = {source.ignore_value})"
+            yield Fault(
+                "class-absent",
+                source.labels,
+                f"holds the values {sorted(values)}, so nothing could be learnt about {', '.join(absent)} of {table}"
+                f"{setting}.",
+                "Mend the values in classes, or take out what is not in the images.",
+            )
+        return
+    kind, remedy = _explain(classes, values, unknown, sum(files.values(), Counter()))
+    if not unknown:
+        yield Fault(kind, source.labels, "holds only the values 0 and 255, and 255 is ignored.", remedy)
+        return
+    where = next(iter(files)) if len(files) == 1 else source.labels
+    listed = list(files)
+    shown = "" if len(files) == 1 else f" ({len(files)} labels: {', '.join(Path(each).name for each in listed[:4])}"
+    shown += f" and {len(listed) - 4} more)" if listed[4:] else ")" if shown else ""
+    yield Fault(kind, where, f"holds values that {table} does not know{shown}: {counted(unknown)}.", remedy)
+
+
+def _explain(
+    classes: Mapping[str, int], values: Counter[int], unknown: Counter[int], affected: Counter[int]
+) -> tuple[str, str]:
+    """Return the kind of a fault and its remedy, by what the values look like: all, the unknown, and their files'."""
+    if _all_masks(classes, values):
+        proposal = dict(zip(list(classes)[:2], (0, 255), strict=True))
+        ignored = "" if unknown else " without ignore_value"
+        return "label-mask", (
+            f"The files are 0/255 masks, as Fiji writes them. Set classes = {as_toml(proposal)}{ignored}."
+        )
+    if _some_masks(classes, unknown, affected):
+        edges = affected.total() - affected[0] - affected[255]
+        smoothed = f", with {edges} pixels of smoothed edges" if edges else ""
+        return "label-mask", (
+            f"That looks like a 0/255 mask{smoothed} among labels with other values. Export it again with the values "
+            "of the classes, without interpolation."
+        )
+    stray = unknown.total()
+    low, high = min(classes.values()), max(classes.values())
+    if len(unknown) >= _EDGE_VALUES and stray < _EDGE_SHARE * values.total() and all(low < v < high for v in unknown):
+        return "label-edges", (
+            f"{stray} stray pixels ({100 * stray / values.total():.2g} %) of {len(unknown)} values between those of "
+            "the classes: smoothed edges, as scaling, rotating or anti-aliased drawing leave them. Export the labels "
+            "again without interpolation (nearest neighbour), or set a threshold."
+        )
+    if len(unknown) > _INSTANCE_VALUES and len(classes) <= len(unknown):
+        return "label-instances", (
+            "So many values look like one number an object. The network learns classes: give every object the value "
+            "of its class, in Fiji with Process > Math > Macro, v=(v>0)."
+        )
+    hint = " 255 often marks unlabelled pixels." if set(unknown) == {255} else ""
+    return "label-values", f"Add each to classes, or set ignore_value for pixels without a class.{hint}"
+
+
+def _all_masks(classes: Mapping[str, int], values: Counter[int]) -> bool:
+    """Return whether all labels are 0/255 masks, though the classes are numbered from 0."""
+    return set(values) == {0, 255} and list(classes.values()) == list(range(len(classes)))
+
+
+def _some_masks(classes: Mapping[str, int], unknown: Counter[int], affected: Counter[int]) -> bool:
+    """Return whether the labels with unknown values are 0/255 masks, though 255 is unknown or ignored."""
+    objects = affected.total() - affected[0]
+    # a label of numbered objects may hold 255 too, but no object has so large a share of them
+    if 255 in classes.values() or affected[255] <= _MASK_SHARE * objects:
+        return False
+    # ignored pixels are a mask's if its smoothed edges are there, and hardly a pixel of any class
+    shown = sum(affected[value] for value in classes.values() if value)
+    return unknown[255] > 0 or (len(unknown) >= _EDGE_VALUES and shown < _EDGE_SHARE * objects)
+
+
+def counted(values: Counter[int]) -> str:
+    """Return values with their pixels, such as "7 (12 pixels), 8 (1 pixels)"; at most 12."""
+    ordered = sorted(values)
+    shown = ", ".join(f"{value} ({values[value]} pixels)" for value in ordered[:12])
+    return shown + (f" and {len(ordered) - 12} more" if ordered[12:] else "")

@@ -1,0 +1,169 @@
+"""A queue of trainings over the devices of this machine, each in a process of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.experiments.commands import PROGRAM, Commands
+from fbunet_jax.experiments.devices import Device
+from fbunet_jax.experiments.grid import Place
+from fbunet_jax.experiments.probe import child_environment
+from fbunet_jax.experiments.progress import Board, Outcome, read_progress
+from fbunet_jax.runs.interruption import Interruption
+from fbunet_jax.runs.locks import is_held
+from fbunet_jax.tables import duration, percent
+
+POLL_SECONDS = 0.5
+"""Between two looks at the trainings that run."""
+
+_LAST_LINES = 3
+"""Of its log, that are told of a training that failed."""
+
+
+@dataclass
+class _Running:
+    """A training under way, and what has been seen of it."""
+
+    outcome: Outcome
+    device: Device
+    slot: int
+    process: subprocess.Popen[bytes]
+    began: float
+    seen: tuple[int, int] = (0, 0)
+
+
+class Sweep:
+    """The trainings of one call: those that wait, run, and have ended.
+
+    Attributes:
+      outcomes: of all of them, in their order.
+    """
+
+    def __init__(self, commands: Commands, devices: Sequence[Device], board: Board) -> None:
+        """Prepare; nothing runs yet."""
+        self.commands, self.grid, self.board = commands, commands.grid, board
+        self.outcomes = [Outcome(place) for place in self.grid]
+        self._waiting = deque(self.outcomes)
+        self._free = deque(enumerate(devices))
+        self._running: list[_Running] = []
+
+    def log(self, place: Place) -> Path:
+        """Return the file that keeps what the process of a training says."""
+        return self.commands.folder / "sweep" / f"{place.stem}.log"
+
+    def run(self) -> bool:
+        """Train everything; one that fails leaves the others alone. Return whether a signal has ended it before.
+
+        The first signal is passed on, and what runs is saved; another one, a second later or more, stops at once.
+        """
+        with Interruption() as interruption:
+            try:
+                told = False
+                while self._running or (self._waiting and not interruption.requested):
+                    while self._waiting and self._free and not interruption.requested:
+                        self._start(self._waiting.popleft())
+                    if interruption.requested and not told:
+                        told = True
+                        self.board.line(f"Stopping: {len(self._running)} under way are saved.")
+                        self._terminate()
+                    time.sleep(POLL_SECONDS)
+                    self._look(interruption.requested)
+            finally:  # of a second signal, the trainings get another one too
+                self._terminate()
+                for each in self._running:
+                    each.process.wait()
+                self._look(stopped=True)
+            return interruption.requested
+
+    def _start(self, outcome: Outcome) -> None:
+        place = outcome.place
+        if self._is_elsewhere(outcome):
+            return
+        slot, device = self._free.popleft()
+        log = self.log(place)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file, _bound_to(device.cores):
+            process = subprocess.Popen(
+                [*PROGRAM, "train", *self.commands.options(place)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=child_environment() | device.environment,
+                # Ctrl-C reaches this process alone, which passes it on, once
+                start_new_session=True,
+            )
+        self._running.append(_Running(outcome, device, slot, process, time.monotonic()))
+        self.board.line(f"{place} on {device.name}: {log}")
+
+    def _look(self, stopped: bool) -> None:
+        """See how far the trainings are, and which have ended."""
+        for each in list(self._running):
+            code = each.process.poll()
+            directory = self.grid.fold(each.outcome.place)
+            with contextlib.suppress(OSError):  # no record yet
+                status = directory.metrics.stat()
+                if each.seen != (now := (status.st_size, status.st_mtime_ns)):
+                    each.seen, each.outcome.progress = now, read_progress(directory)
+            if code is None:
+                self.board.show(each.slot, str(each.outcome.place), each.outcome.progress)
+                continue
+            self._running.remove(each)
+            self._free.append((each.slot, each.device))
+            self.board.clear(each.slot)
+            self._end(each, code, stopped)
+
+    def _end(self, each: _Running, code: int, stopped: bool) -> None:
+        outcome = each.outcome
+        outcome.seconds = time.monotonic() - each.began
+        if code == 0:
+            outcome.state = "finished"
+            best, took = percent(outcome.progress.best, " %"), duration(outcome.seconds)
+            self.board.line(f"{outcome.place} is finished: best validation IoU {best}, {took}.")
+            return
+        # a process that has not set up its handlers yet dies of the signal, and loses nothing
+        if stopped and code in (130, -signal.SIGTERM):
+            outcome.state = "stopped"
+            return
+        if self._is_elsewhere(outcome):  # taken between the look at its lock and its start
+            return
+        outcome.state, outcome.reason = "failed", self._last_words(outcome.place, code)
+        self.board.line(f"{outcome.place} failed. {outcome.reason}")
+
+    def _is_elsewhere(self, outcome: Outcome) -> bool:
+        with contextlib.suppress(RunError):  # about a lock that cannot be read, the training complains itself
+            if is_held(self.grid.fold(outcome.place)):
+                outcome.state = "elsewhere"
+                self.board.line(f"{outcome.place} is being trained by another process.")
+                return True
+        return False
+
+    def _last_words(self, place: Place, code: int) -> str:
+        how = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
+        text = self.log(place).read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+        return "\n  ".join([f"The end of {self.log(place)} ({how}):", *lines])
+
+    def _terminate(self) -> None:
+        for each in self._running:
+            each.process.terminate()
+
+
+@contextlib.contextmanager
+def _bound_to(cores: frozenset[int]) -> Iterator[None]:
+    """Bind the processes that are started meanwhile to some cores: they inherit it before their first thread."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

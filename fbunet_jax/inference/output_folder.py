@@ -1,0 +1,135 @@
+"""The folder of a prediction: what lies where, what may be replaced, and who may join in."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fbunet_jax.errors import RunError
+from fbunet_jax.inference.outputs import UNFINISHED, short_hash
+from fbunet_jax.runs.files import create_once, read_json, write_atomically
+
+
+class OutputFolder:
+    """Where results go: ``labels/``, ``probabilities/``, ``uncertainty/``, ``overlays/`` and the tables."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the files; nothing is created yet."""
+        self.path = path
+        self.record = path / "prediction.json"
+        self.summary = path / "summary.csv"
+        self.label_next = path / "label_next.csv"
+
+    def labels(self, name: str) -> Path:
+        """Return the label file of an image."""
+        return self.path / "labels" / f"{name}.tif"
+
+    def probabilities(self, name: str) -> Path:
+        """Return the file of an image's class probabilities."""
+        return self.path / "probabilities" / f"{name}.tif"
+
+    def uncertainty(self, name: str) -> Path:
+        """Return the file of an image's entropy and disagreement."""
+        return self.path / "uncertainty" / f"{name}.tif"
+
+    def overlay(self, name: str, page: int, pages: int) -> Path:
+        """Return the picture of a page."""
+        overlays = self.path / "overlays"
+        return overlays / f"{name}.png" if pages == 1 else overlays / name / f"z{page:03d}.png"
+
+    def scratch(self, name: str, what: str) -> Path:
+        """Return a file that does not outlive the command."""
+        return self.path / f"{UNFINISHED}{short_hash(name)}-{what}"
+
+    def begin(self, settings: dict[str, Any], images: Sequence[Path] = (), *, overwrite: bool) -> None:
+        """Create the folder, remove earlier results, and record what the new ones are made with.
+
+        Args:
+          settings: what the results are made with.
+          images: that will be segmented; none may be among the results that are removed.
+          overwrite: whether results may be replaced.
+
+        Raises:
+          RunError: it holds results that may not be replaced, or files that are not results.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not self.record.exists():
+                raise RunError(
+                    f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
+                    "with --out."
+                )
+            if self._has_results() and not overwrite:
+                raise RunError(
+                    f"{self.path} holds results already. Choose another folder with --out, or replace them with "
+                    "--overwrite."
+                )
+            self._remove_results(images)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.record, _as_text(settings))
+
+    def join(self, settings: dict[str, Any], images: Sequence[Path], *, overwrite: bool = False) -> None:
+        """Create the folder, or go on in one that was begun with the same settings, by whatever process.
+
+        Args:
+          settings: what the results are made with.
+          images: that will be segmented; none may be among the results.
+          overwrite: whether to remove earlier results first.
+
+        Raises:
+          RunError: it holds results of other settings, or files that are not results.
+        """
+        if overwrite and self.record.exists():
+            self.begin(settings, images, overwrite=True)
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._keep_apart(images)
+        # looked at before the record: whoever began the folder wrote that first
+        foreign = any(not each.name.startswith(f".{self.record.name}.") for each in self.path.iterdir())
+        if foreign and not self.record.exists():
+            raise RunError(
+                f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
+                "with --out."
+            )
+        if create_once(self.record, _as_text(settings)):
+            return
+        found = read_json(self.record, dict[str, Any])
+        # versions before 0.2 wrote class indices, and did not say so
+        found.setdefault("classes", {name: index for index, name in enumerate(found.get("class_names", ()))})
+        for name, value in json.loads(_as_text(settings)).items():
+            if name not in found or found[name] != value:
+                raise RunError(
+                    f"{self.path} holds results that were made with {name} = {json.dumps(found.get(name))}, now it is "
+                    f"{json.dumps(value)}. Give the same settings to go on, choose another folder with --out, or "
+                    "replace them with --overwrite."
+                )
+
+    def _has_results(self) -> bool:
+        """Say whether an image was finished."""
+        labels = self.path / "labels"
+        finished = labels.is_dir() and any(not each.name.startswith(UNFINISHED) for each in labels.iterdir())
+        return finished or self.summary.exists() or self.label_next.exists()
+
+    def _remove_results(self, images: Sequence[Path]) -> None:
+        """Remove what this command writes, or results of other settings would stay beside the new ones."""
+        for path in (*self._keep_apart(images), self.summary, self.label_next, *self.path.glob(f"{UNFINISHED}*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _keep_apart(self, images: Sequence[Path]) -> list[Path]:
+        """Return the folders of results, among which none of the images may be."""
+        results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
+        for image in images:
+            if any(image.resolve().is_relative_to(folder.resolve()) for folder in results):
+                raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
+        return results
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=1) + "\n"

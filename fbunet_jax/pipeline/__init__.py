@@ -1,0 +1,1 @@
+"""A data set becomes batches on the devices: stored, sampled, augmented, normalised."""

@@ -1,0 +1,20 @@
+"""What is read from the options before they are parsed."""
+
+import pytest
+
+from fbunet_jax.cli.options import given_option
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ([], "default"),
+        (["--out", "a", "--config", "b"], "b"),
+        (["--config=b", "--out", "a"], "b"),
+        (["--config", "a", "--seed", "1", "--config=b"], "b"),
+        (["--config=a", "--config", "b"], "b"),
+        (["--out", "a", "--config"], "default"),
+    ],
+)
+def test_the_last_value_of_an_option_counts_as_it_does_when_all_are_parsed(options, value):
+    assert given_option(options, "--config", "default") == value
