@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         somewhere = "the last checkpoint, if there is one"
         saved, place = (f": {interruption}", "there") if str(interruption) else ("", somewhere)
         again = {
-            "train": f" The same command{' without --fresh' * ('--fresh' in options)} goes on from {place}.",
-            "sweep": " The same command goes on.",
-            "download": " The same command goes on with the files that are missing.",
+            "train": f" The same command{' without --fresh' * ('--fresh' in options)} resumes from {place}.",
+            "sweep": " The same command resumes.",
+            "download": " The same command resumes with the files that are missing.",
         }.get(name if not {"--dry-run", "--dry_run"} & set(options) else "", "")
         code = _failed(f"Interrupted{saved}.{again}", EXIT_INTERRUPTED, debug)
         if isinstance(interruption, StopAtOnce):  # not even for the threads that write a checkpoint

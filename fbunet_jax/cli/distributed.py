@@ -18,7 +18,7 @@ from fbunet_jax.errors import ConfigError
 EXIT_LOST = 75
 """Another process of the training ended: what a scheduler may start again (EX_TEMPFAIL of sysexits.h)."""
 
-_AGAIN = "The same command, on all hosts, goes on from the last checkpoint."
+_AGAIN = "The same command, on all hosts, resumes from the last checkpoint."
 _LOST = (
     "Error: another process of this training has ended or does not answer, so this one ends too; its own message says "
     f"why, if it could leave one. {_AGAIN}"

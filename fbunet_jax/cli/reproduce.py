@@ -80,7 +80,7 @@ def command(options: Sequence[str], prog: str) -> int:
     print("\n".join(f"Written: {path}" for path in written) or f"No cell is finished in {folder.cells}.")
     if missing := [str(outcome.place) for outcome in outcomes if outcome.state != "finished"]:
         left = f"{len(missing)} of {len(grid)} cells: {', '.join(missing)}"
-        print(f"Missing: {left}. The same command goes on with them.")
+        print(f"Missing: {left}. The same command resumes them.")
     if failed := [str(outcome.place) for outcome in outcomes if outcome.state == "failed"]:
         raise RunError(f"{', '.join(failed)} could not be finished, for the reasons above.")
     return 0

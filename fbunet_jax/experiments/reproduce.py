@@ -65,7 +65,7 @@ def reproduce(
       commit: of the program, where it does not lie in a checkout.
       tell: called with a line about each cell.
       finished: called after each cell.
-      stream: where the progress of a training is told, standard error by default.
+      stream: where the progress of a training is reported, standard error by default.
 
     Returns:
       What became of every cell, in the order of the grid; those that the folder had are finished.
@@ -157,10 +157,10 @@ class _Work:
             raise
         except KeyboardInterrupt as signal:
             where = f"{place}: {signal}" if str(signal) else str(place)
-            raise KeyboardInterrupt(f"{where}; the same command goes on from there") from None
+            raise KeyboardInterrupt(f"{where}; the same command resumes from there") from None
         if cell is None:
             outcome.state = "stopped"
-            self.tell(f"{place} was stopped, because the time is over. It goes on from there.")
+            self.tell(f"{place} was stopped, because the time is over. The same command resumes from there.")
             return None
         outcome.state = "finished"
         self.tell(f"{place}: mean IoU {percent(cell['evaluation']['mean_iou'], ' %')}, {duration(cell['seconds'])}")

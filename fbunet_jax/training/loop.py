@@ -83,7 +83,7 @@ def train_and_record(
       KeyboardInterrupt: a signal has come, and everything is saved.
     """
     # one call ahead of an accelerator: never idle, never far from what the bar shows; a CPU would only be further from
-    # stopping when it is told to
+    # stopping when a signal has come
     ahead = 0 if programs.steps_per_call == 1 else 1
     running: deque[Metrics] = deque()
     for steps in calls(start, stretch.last, programs.steps_per_call):

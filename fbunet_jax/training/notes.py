@@ -54,7 +54,7 @@ def at_the_start(
     setup, config = programs.setup, programs.config
     label = label_of(setup.model) if config.method == CUSTOM else config.method
     hosts = f" in {jax.process_count()} processes" if processes.are_many() else ""
-    start = f"goes on at step {first_step}" if first_step else "starts"
+    start = f"resumes at step {first_step}" if first_step else "starts"
     source = "the arrays that were passed" if config.data.layout == "arrays" else config.data.root
     notes = [
         f"Fold {programs.fold} of {label} {start}: {len(setup.train.sizes)} training and "

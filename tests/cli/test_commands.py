@@ -75,7 +75,7 @@ def test_sigterm_releases_the_fold_and_says_how_to_go_on(interrupt, tmp_path):
                 break
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert re.search(r"Interrupted: step \d+ of 150000 is saved\. The same command goes on from there\.$", rest.strip())
+    assert re.search(r"Interrupted: step \d+ of 150000 is saved\. The same command resumes from there\.$", rest.strip())
     assert "Traceback" not in rest
     assert not (tmp_path / "run/fold_0/lock").exists()
 

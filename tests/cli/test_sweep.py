@@ -64,7 +64,7 @@ def test_a_sweep_that_is_interrupted_and_given_again_writes_the_records_of_one_t
     code, _, errors = finish(start("sweep", tmp_path / "swept", *options))
     assert code == 0, errors
     logs = [(tmp_path / "swept" / "sweep" / f"unet-fold{fold}-seed0.log").read_text() for fold in range(3)]
-    assert ["goes on at step" in log for log in logs] == [True, True, False]
+    assert ["resumes at step" in log for log in logs] == [True, True, False]
     for fold in range(3):
         expected = Run(tmp_path / "undisturbed" / "unet").fold(fold).metrics.read_bytes()
         assert run.fold(fold).metrics.read_bytes() == expected

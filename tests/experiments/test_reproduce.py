@@ -165,7 +165,7 @@ def test_a_cell_that_ran_out_of_time_goes_on_and_ends_bit_for_bit_like_one_that_
     monkeypatch.undo()
     stream = io.StringIO()
     assert fill(tmp_path, commit="second", stream=stream)[0] == ["finished"]
-    assert "goes on at step 5" in stream.getvalue()
+    assert "resumes at step 5" in stream.getvalue()
     whole, resumed = (read_cell(out / "cells" / f"{NAME}.json") for out in (finished, tmp_path))
     assert resumed["evaluation"] == whole["evaluation"]
     assert [process["commit"] for process in resumed["processes"]] == ["first", "second"]

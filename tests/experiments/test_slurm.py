@@ -87,7 +87,7 @@ def test_jobs_that_are_requeued_warned_cancelled_and_submitted_again_all_finish(
         array.wait_for(fold, "COMPLETED")
         log = array.log(fold)
         saved[fold] = int(re.search(r"Interrupted: step (\d+) of \d+ is saved", log)[1])
-        assert f"goes on at step {saved[fold]}:" in log
+        assert f"resumes at step {saved[fold]}:" in log
         assert f"Fold {fold} is finished" in log
         assert ("The job is queued again" in log) == (fold == 1)
         assert "Restarts=1" in slurm("scontrol", "show", "job", f"{array.job}_{fold}")
@@ -100,7 +100,7 @@ def test_jobs_that_are_requeued_warned_cancelled_and_submitted_again_all_finish(
     for fold in range(3):
         again.wait_for(fold, "COMPLETED")
     assert all("was finished already" in again.log(fold) for fold in (0, 1))
-    assert f"goes on at step {saved[2]}:" in again.log(2)
+    assert f"resumes at step {saved[2]}:" in again.log(2)
 
 
 @pytest.mark.long
@@ -129,7 +129,7 @@ def test_the_tasks_of_one_job_train_together_as_documented_are_warned_go_on_and_
     log = Path("log").read_text()
     assert "in 2 processes" in log
     saved = int(re.search(r"Interrupted: step (\d+) of \d+ is saved", log)[1])
-    assert f"goes on at step {saved}:" in log
+    assert f"resumes at step {saved}:" in log
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [record["epoch"] for record in records if record["kind"] == "train"] == list(range(1, EPOCHS + 1))
 

@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, devices):
     assert moved.run("step", 4, [signal.SIGTERM], **flags(devices[0]))[0] == 130
     code, _, errors = moved.run(**flags(devices[1]))
     assert code == 0, errors
-    assert "goes on at step 4" in errors
+    assert "resumes at step 4" in errors
     assert f"on {devices[1]} x cpu" in errors
     losses = [
         [json.loads(line)["loss"] for line in command.fold.metrics.read_text().splitlines() if '"train"' in line]
@@ -103,7 +103,7 @@ def test_other_settings_are_refused_each_by_name_and_the_epochs_of_a_constant_sc
         assert re.search(rf"{re.escape(name)} was .* and is now ", errors), name
     code, _, errors = TrainingCommand(tmp_path / "run", *EPOCHS, "--training.epochs", "4", *constant).run()
     assert code == 0, errors
-    assert "goes on at step 6" in errors
+    assert "resumes at step 6" in errors
     code, _, errors = TrainingCommand(tmp_path / "run", *EPOCHS, *constant).run()
     assert code == 2
     assert "training.epochs was 4 and is now 2" in errors

@@ -74,7 +74,7 @@ def test_it_goes_on_in_the_middle_of_an_epoch(run):
     before = run.fold(0).metrics.read_text()
     stream = io.StringIO()
     result = train(run.read_config(), 0, out=run.path, stream=stream)
-    assert "goes on at step 103:" in stream.getvalue()
+    assert "resumes at step 103:" in stream.getvalue()
     assert not result.was_finished
     assert result.steps == 120
     records = [json.loads(line) for line in run.fold(0).metrics.read_text().splitlines()]

@@ -14,7 +14,7 @@ import pytest
 from tests.reliability.conftest import TrainingCommand
 
 LOST = 75
-LAST_WORDS = re.compile("Error: .*another process of this training has ended or does not answer.* goes on from .*")
+LAST_WORDS = re.compile("Error: .*another process of this training has ended or does not answer.* resumes from .*")
 EPOCHS = ("--training.epochs", "4")
 
 
@@ -69,12 +69,12 @@ def test_after_a_signal_to_one_all_stop_at_the_same_step_and_go_on_bit_for_bit(u
     command = TrainingCommand(tmp_path / "run", *EPOCHS)
     (first, _, errors), (second, _, silent) = run(command.out, 2, (1, "step", 8, [signal.SIGTERM]))
     assert (first, second) == (130, 130)
-    assert errors.splitlines()[-1] == "Interrupted: step 8 of 12 is saved. The same command goes on from there."
+    assert errors.splitlines()[-1] == "Interrupted: step 8 of 12 is saved. The same command resumes from there."
     assert not silent
     assert not command.fold.lock.exists()
     (first, _, errors), (second, *_) = run(command.out, 2)
     assert (first, second) == (0, 0)
-    assert "goes on at step 8:" in errors
+    assert "resumes at step 8:" in errors
     assert len(metrics(command)) == 6
     assert command.contents() == undisturbed.contents()
 
@@ -89,7 +89,7 @@ def test_where_one_is_killed_the_other_says_so_and_any_number_of_processes_goes_
         assert "Traceback" not in errors
     code, _, errors = command.run()
     assert code == 0, errors
-    assert "goes on at step 6:" in errors
+    assert "resumes at step 6:" in errors
     for record, expected in zip(metrics(command), metrics(undisturbed), strict=True):
         assert (record["kind"], record["step"]) == (expected["kind"], expected["step"])
         name = "loss" if record["kind"] == "train" else "mean_iou"

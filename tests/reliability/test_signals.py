@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in any phase: the work so far is saved, and the same command goes on from there."""
+"""SIGTERM and Ctrl-C in any phase: the work so far is saved, and the same command resumes from there."""
 
 import signal
 import time
@@ -41,13 +41,13 @@ def test_a_signal_saves_at_the_next_boundary_and_the_run_goes_on(undisturbed, tm
     assert phase == "compilation" or ended - fault["time"] < 30
     last = errors.splitlines()[-1]
     assert last.startswith("Interrupted: step ")
-    assert last.endswith("of 12 is saved. The same command goes on from there.")
+    assert last.endswith("of 12 is saved. The same command resumes from there.")
     assert "Traceback" not in errors
     assert not command.fold.lock.exists()
     saved = int(last.split()[2])
     code, _, errors = command.run()
     assert code == 0, errors
-    assert f"goes on at step {saved}:" in errors
+    assert f"resumes at step {saved}:" in errors
     assert command.contents() == undisturbed
 
 
@@ -55,7 +55,7 @@ def test_a_second_signal_stops_at_once_although_the_disk_hangs(undisturbed, tmp_
     command = TrainingCommand(tmp_path / "run", *EPOCHS)
     code, _, errors = command.run("hang", 1, [signal.SIGTERM])
     assert code == 130
-    assert errors.splitlines()[-1] == "Interrupted. The same command goes on from the last checkpoint, if there is one."
+    assert errors.splitlines()[-1] == "Interrupted. The same command resumes from the last checkpoint, if there is one."
     assert "Traceback" not in errors
     assert not command.fold.lock.exists()
     code, _, errors = command.run()

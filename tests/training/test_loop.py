@@ -114,7 +114,7 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_like_one_that_was_not(finis
     monkeypatch.undo()
     stream = io.StringIO()
     resumed = train(tiny(), 1, out=tmp_path / "run", stream=stream)
-    assert "goes on at step 6" in stream.getvalue()
+    assert "resumes at step 6" in stream.getvalue()
     assert resumed.directory.metrics.read_bytes() == result.directory.metrics.read_bytes()
     assert (resumed.best_step, resumed.best_mean_iou) == (result.best_step, result.best_mean_iou)
     expected, found = (checkpoint(r.directory, r.steps) for r in (result, resumed))
@@ -330,7 +330,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_nothing_of_it_is_sa
     monkeypatch.undo()
     stream = io.StringIO()
     result = train(config, 0, out=tmp_path / "run", stream=stream)
-    assert "goes on at step 4:" in stream.getvalue()
+    assert "resumes at step 4:" in stream.getvalue()
     assert np.isfinite(result.best_mean_iou)
 
 
