@@ -59,7 +59,7 @@ def test_a_sweep_that_is_interrupted_and_given_again_writes_the_records_of_one_t
     sweep.send_signal(signal.SIGTERM)
     code, output, errors = finish(sweep)
     assert code == 130
-    assert errors.splitlines()[-1].startswith("Interrupted: 2 stopped, 1 not begun. The same command goes on.")
+    assert errors.splitlines()[-1].startswith("Interrupted: 2 stopped, 1 not begun. The same command resumes.")
     assert [line.split()[3] for line in output.splitlines()[1:]] == ["stopped", "stopped", "not"]
     code, _, errors = finish(start("sweep", tmp_path / "swept", *options))
     assert code == 0, errors

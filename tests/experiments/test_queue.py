@@ -71,7 +71,7 @@ def test_a_signal_is_passed_on_what_runs_is_saved_and_nothing_more_is_started(tm
     assert command(tmp_path) == 130
     output, errors = capsys.readouterr()
     assert [line.split()[3] for line in output.splitlines()[1:]] == ["stopped", *["not"] * 4]
-    assert errors.splitlines()[-1] == "Interrupted: 1 stopped, 4 not begun. The same command goes on."
+    assert errors.splitlines()[-1] == "Interrupted: 1 stopped, 4 not begun. The same command resumes."
     assert (tmp_path / "sweep" / "unet-fold0-seed0.log").read_text() == "saved 1\n"
     stand_in(*["finish"] * 5)
     assert command(tmp_path) == 0

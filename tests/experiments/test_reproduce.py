@@ -180,7 +180,7 @@ def test_a_signal_is_no_time_limit_and_says_what_goes_on(tmp_path, stop_at, requ
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     stop_at(2, act=lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match=r"feedback-conv:1:2: step 2 of 9 is saved; the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"feedback-conv:1:2: step 2 of 9 is saved; the same command resumes"):
         fill(tmp_path, minutes=1000)
 
 
