@@ -85,7 +85,7 @@ def dry_run(
     """Rehearse the first of some folds: steps, validation, save, resume, prediction; then estimate all of them.
 
     Everything is written into a temporary folder, which is removed. A run that exists is read, to see whether these
-    settings may go on with it, and otherwise left alone; the estimate is that of a run from its beginning.
+    settings may resume it, and otherwise left alone; the estimate is that of a run from its beginning.
 
     Args:
       config: the settings.

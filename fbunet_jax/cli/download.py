@@ -15,7 +15,7 @@ from fbunet_jax.errors import ConfigError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Download a published data set, after showing its licence. The same command again goes on."""
+    """Download a published data set, after showing its licence. The same command again resumes."""
 
     dataset: Annotated[Literal["drosophila-vnc"], tyro.conf.Positional]
     """Which data set."""

@@ -22,7 +22,7 @@ from fbunet_jax.runs.files import create_once, naming
 
 @dataclass(frozen=True)
 class Arguments(TrainingArguments):
-    """Write a job file for Slurm, a TPU VM or Kubernetes, which trains methods and folds there and goes on."""
+    """Write a job file for Slurm, a TPU VM or Kubernetes, which trains methods and folds there and resumes."""
 
     system: tyro.conf.Positional[System] = field(kw_only=True)
     """slurm: an array of jobs; tpu: a queued resource of Google Cloud; k8s: an indexed job of Kubernetes."""

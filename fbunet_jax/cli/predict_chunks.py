@@ -91,7 +91,7 @@ def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, agai
                             bar.set_postfix_str(f"{rate:.2f} megapixels/s", refresh=False)
                         bar.update()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{_count(done, 'chunk')} written; {again} goes on with the others") from None
+        raise KeyboardInterrupt(f"{_count(done, 'chunk')} written; {again} writes the others") from None
     finally:
         for warning in warnings[:SHOWN_WARNINGS]:
             print(f"Warning: {warning}")

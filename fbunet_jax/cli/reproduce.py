@@ -17,7 +17,7 @@ from fbunet_jax.runs.interruption import raise_on_signals
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train what is missing of a table of the paper, and write it. The same command again goes on."""
+    """Train what is missing of a table of the paper, and write it. The same command again resumes."""
 
     table: Literal[1, 2, 3, 4]
     """Which: 1, methods on Drosophila; 2, methods on mouse; 3 and 4, places of the ConvLSTMs on the same."""

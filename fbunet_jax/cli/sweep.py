@@ -19,7 +19,7 @@ EXIT_ELSEWHERE = 75
 
 @dataclass(frozen=True)
 class Arguments(TrainingArguments):
-    """Train methods and folds at the same time, one a device. The same command again goes on."""
+    """Train methods and folds at the same time, one a device. The same command again resumes."""
 
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many at the same time: at most one a GPU or TPU chip, which is the default; on a CPU, into how many shares

@@ -1,4 +1,4 @@
-"""``fbunet train``: train folds of one method, or go on with them."""
+"""``fbunet train``: train folds of one method, or resume them."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from fbunet_jax.runs.interruption import raise_on_signals
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train folds of one method. The same command again goes on where the last checkpoint stands."""
+    """Train folds of one method. The same command again resumes from the last checkpoint."""
 
     fold: str = "0"
     """Which fold: 0, 1, ..., or all, one after the other."""
@@ -43,7 +43,7 @@ class Arguments:
 
 
 def command(options: Sequence[str], prog: str) -> int:
-    """Train folds of one method, or go on with them."""
+    """Train folds of one method, or resume them."""
     defaults = Arguments(settings=load_config(given_option(options, "--config", Arguments.config)))
     arguments = tyro.cli(Arguments, args=options, default=defaults, prog=prog)
     raise_on_signals()  # the lock is released, so that a preempted job can start elsewhere at once

@@ -66,7 +66,7 @@ def fetch(
 ) -> int:
     """Download the files of a published set that are not in a folder yet, or differ from what was published.
 
-    A file appears under its name only when it is complete and its hash is right, so that the same call goes on where
+    A file appears under its name only when it is complete and its hash is right, so that the same call resumes where
     another was interrupted.
 
     Args:
@@ -109,9 +109,9 @@ def fetch(
 
 
 def _rest(directory: Path, known: Iterable[str]) -> str:
-    """Return how far a download got, and how it goes on."""
+    """Return how far a download got, and how to resume it."""
     there = [(directory / path).is_file() for path in known]
-    return f"{sum(there)} of {len(there)} files are there; the same command goes on with the others."
+    return f"{sum(there)} of {len(there)} files are there; the same command downloads the others."
 
 
 def _reason(error: requests.exceptions.RequestException) -> str:

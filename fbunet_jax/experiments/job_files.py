@@ -36,7 +36,7 @@ class SlurmOptions:
     constraint: str = ""
     """Features that the node must have."""
     time: str = "24:00:00"
-    """Time limit of a job, after which it is queued again and goes on."""
+    """Time limit of a job, after which it is queued again and resumes."""
     gpus: int = 1
     """GPUs; 0 for a training on the CPU."""
     cpus: int = 4

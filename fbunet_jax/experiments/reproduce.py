@@ -55,13 +55,13 @@ def reproduce(
     finished: Callable[[], object] = lambda: None,
     stream: TextIO | None = None,
 ) -> list[Outcome]:
-    """Train and evaluate the cells that a folder lacks; those that have begun go on first, from their checkpoints.
+    """Train and evaluate the cells that a folder lacks; those begun resume first, from their checkpoints.
 
     Args:
       grid: the cells, with the run directories of the folder.
       folder: the table's.
-      minutes: after which training stops, between two steps, and can go on later. Nothing is started that would take
-        longer, as far as the folder has cells of the same method from the same kind of device.
+      minutes: after which training stops, between two steps, and can be resumed later. Nothing is started that would
+        take longer, as far as the folder has cells of the same method from the same kind of device.
       commit: of the program, where it does not lie in a checkout.
       tell: called with a line about each cell.
       finished: called after each cell.

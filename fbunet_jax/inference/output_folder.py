@@ -71,7 +71,7 @@ class OutputFolder:
         write_atomically(self.record, _as_text(settings))
 
     def join(self, settings: dict[str, Any], images: Sequence[Path], *, overwrite: bool = False) -> None:
-        """Create the folder, or go on in one that was begun with the same settings, by whatever process.
+        """Create the folder, or resume in one that was begun with the same settings, by whatever process.
 
         Args:
           settings: what the results are made with.
@@ -104,7 +104,7 @@ class OutputFolder:
             if name not in found or found[name] != value:
                 raise RunError(
                     f"{self.path} holds results that were made with {name} = {json.dumps(found.get(name))}, now it is "
-                    f"{json.dumps(value)}. Give the same settings to go on, choose another folder with --out, or "
+                    f"{json.dumps(value)}. Give the same settings to resume, choose another folder with --out, or "
                     "replace them with --overwrite."
                 )
 

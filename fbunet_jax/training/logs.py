@@ -204,4 +204,4 @@ class EventFile:
 
     def _give_up(self, error: OSError) -> None:
         self.close()
-        self._tell(f"Warning: {self._folder} has no more events for TensorBoard: {error.strerror}. Training goes on.")
+        self._tell(f"Warning: {self._folder} has no more events for TensorBoard: {error.strerror}. Training continues.")

@@ -45,7 +45,7 @@ def plan_run(config: TrainingConfig, items: int) -> list[Stretch]:
 def calls(first: int, last: int, size: int) -> Iterator[range]:
     """Yield the steps of each call of the compiled program, at most `size` of them.
 
-    Calls end at multiples of `size` of the global step, wherever the first begins: a run that goes on makes the same
+    Calls end at multiples of `size` of the global step, wherever the first begins: a run that is resumed makes the same
     calls as one that was never stopped.
     """
     while first < last:

@@ -276,10 +276,10 @@ def test_an_interruption_says_how_to_go_on(work, result, monkeypatch, capsys):
 
     monkeypatch.setattr(PageWindows, "segment", interrupted)
     assert predict(work, "stopped") == 130
-    assert "Interrupted: 2 chunks written; the same command goes on with the others." in capsys.readouterr().err
+    assert "Interrupted: 2 chunks written; the same command writes the others." in capsys.readouterr().err
     segmented.clear()
     assert predict(work, "stopped", "--overwrite") == 130
-    assert "; the same command without --overwrite goes on" in capsys.readouterr().err
+    assert "; the same command without --overwrite writes the others" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -98,7 +98,7 @@ def test_a_broken_transfer_is_repeated(kind, published, tmp_path):
 )
 def test_what_stays_broken_is_an_error_leaves_no_part_and_can_be_continued(kind, words, published, tmp_path):
     published.faults["stack1/raw/00.tif"] = (99, kind)
-    with pytest.raises(DataError, match=f"{words}.*1 of 3 files are there; the same command goes on"):
+    with pytest.raises(DataError, match=f"{words}.*1 of 3 files are there; the same command downloads the others"):
         download.fetch("drosophila-vnc", tmp_path / "here", published.url)
     assert contents(tmp_path / "here") == {"README.md": FILES["README.md"]}
 

@@ -52,7 +52,8 @@ def test_a_full_disk_is_told_once_and_the_rest_is_left_out(tmp_path, monkeypatch
         file.add({"loss": 0.5}, step)
     file.close()
     assert said == [
-        f"Warning: {tmp_path / 'events'} has no more events for TensorBoard: No space left on device. Training goes on."
+        f"Warning: {tmp_path / 'events'} has no more events for TensorBoard: No space left on device. "
+        "Training continues."
     ]
 
 

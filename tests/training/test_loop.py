@@ -70,7 +70,7 @@ def test_a_run_directory_holds_everything(finished):
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == jax.local_device_count()
     assert text.count("  validation IoU ") == 5
-    assert "goes on" not in text
+    assert "resumes" not in text
 
 
 def test_records_are_complete_and_the_best_is_the_largest_validation_iou(finished):
