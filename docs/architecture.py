@@ -17,7 +17,7 @@ PACKAGE = ROOT / "fbunet_jax"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 LAYERS = {
-    "ground": ("errors", "metrics", "losses", "figures", "tables"),
+    "ground": ("errors", "device_errors", "user_files", "metrics", "losses", "figures", "tables"),
     "network": ("models",),
     "settings": ("toml_tables", "config", "networks"),
     "images": ("data", "pipeline", "check"),

@@ -15,6 +15,7 @@ import tyro
 from fbunet_jax.errors import ConfigError, did_you_mean
 from fbunet_jax.models.methods import METHODS, FeedbackName
 from fbunet_jax.toml_tables import from_table, merge, read_toml, to_table
+from fbunet_jax.user_files import expand, expand_text
 
 FORMAT = 2
 """Version of the configuration format; a newer one is refused."""
@@ -33,6 +34,12 @@ DEFAULT_TILE = 512
 """Side of the tiles in which whole images are segmented, pixels; docs/prediction.md has the measurements behind it."""
 
 Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet", "arrays"]
+
+Alpha = Literal["refuse", "drop", "channel"]
+"""What becomes of a channel that is tagged as transparency, see `DataConfig.alpha`."""
+
+NoDataRule = Literal["refuse", "keep"]
+"""What becomes of an image with a value that stands for no data, see `DataConfig.no_data`."""
 
 CUSTOM = "custom"
 """The method of a run to which a program passed a network, and the class weights where it passed a loss."""
@@ -77,6 +84,12 @@ class DataConfig:
     """folder, nnunet: value of unlabelled pixels in the label files, which count in no loss and no metric."""
     axes: Annotated[str, tyro.conf.arg(aliases=("--axes",))] = ""
     """folder, nnunet: order of the axes of files with more than two dimensions, such as YXC or ZYX."""
+    alpha: Alpha = "refuse"
+    """folder, nnunet: what the channel of an image is that is tagged as transparency (alpha): dropped where all pixels
+    are opaque and refused otherwise; dropped always; or a channel like the others, such as a fourth stain."""
+    no_data: NoDataRule = "refuse"
+    """folder, nnunet: what becomes of an image in which many pixels share a value far outside the others, as a mark for
+    no data does: refused; or kept, where the value is a measurement, such as the floor of a logarithm."""
     group_pattern: str = ""
     """folder, nnunet: regular expression on the file's stem; what it captures names the group that stays in one part
     of a fold. Empty: every file is a group."""
@@ -88,6 +101,7 @@ class DataConfig:
     """synthetic: seed of the procedural tissue."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", expand_text(self.root))
         _at_least("data.cut", self.cut, 0)
         _at_least("data.crop", self.crop, 1)
         _at_least("data.folds", self.folds, 2, below=_MOST_FOLDS + 1)
@@ -198,6 +212,7 @@ class TrainingConfig:
     """Run directory whose best weights of the same fold start this run; empty starts from random weights."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "initial_weights", expand_text(self.initial_weights))
         for name in ("epochs", "batch_size", "validate_every", "preview_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
         for name in (
@@ -268,7 +283,7 @@ class Config:
 
 def with_absolute_root(config: Config) -> Config:
     """Return the settings with the folder of the data as a run's config.toml has it, which other folders read too."""
-    root = config.data.root and str(Path(config.data.root).expanduser().absolute())
+    root = config.data.root and str(Path(config.data.root).absolute())
     return replace(config, data=replace(config.data, root=root))
 
 
@@ -363,8 +378,8 @@ def _root_beside(table: dict[str, Any], file: Path) -> None:
 
 def find_config(path: str | Path) -> Path:
     """Return the file of a configuration given by path or by bundled name."""
-    if Path(path).is_file():
-        return Path(path)
+    if (file := expand(path)).is_file():
+        return file
     here = Path(__file__).resolve().parent
     folders = [here / "configs", here.parent / "configs"]
     bundled = {file.stem: file for folder in folders if folder.is_dir() for file in folder.glob("*.toml")}

@@ -14,7 +14,15 @@ class UserError(ValueError):
       ... except UserError as error:
       ...     print(error)
       Method 'unet' has one round, and rounds = 2 was given. Leave it out, or use a feedback method.
+
+    Attributes:
+      argument: of the library, which the message names last, in brackets, as in "Choose another (out)."; a command
+        writes its option there.
     """
+
+    def __init__(self, message: str = "", *, argument: str = "") -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class ConfigError(UserError):
@@ -39,6 +47,18 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run directory that is missing, incomplete, in use, or belongs to other settings."""
+
+
+class DeviceError(UserError):
+    """A device that has too little memory, that failed, or that this installation cannot use.
+
+    Attributes:
+      kind: ``"memory"``, ``"driver"``, ``"library"``, ``"busy"``, ``"missing"``, ``"limit"`` or ``"lost"``.
+    """
+
+    def __init__(self, message: str, kind: str, *, argument: str = "") -> None:
+        super().__init__(message, argument=argument)
+        self.kind = kind
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

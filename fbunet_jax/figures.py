@@ -1,16 +1,56 @@
-"""Pictures of a run: learning curves and previews. The only file that draws."""
+"""Pictures of a run: learning curves and previews. The only file that draws.
 
-from collections.abc import Mapping, Sequence
+They are the same whatever the user's Matplotlib settings say, which are neither needed nor changed.
+"""
+
+import contextlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+
+@contextlib.contextmanager
+def _without_user_settings() -> Iterator[None]:
+    """Let Matplotlib be imported without a notebook's backend, and without the user's matplotlibrc."""
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        del sys.modules[name]  # left by the import that failed: the package would not have it as an attribute
+    (package,) = importlib.util.find_spec("matplotlib").submodule_search_locations  # type: ignore[union-attr,misc]
+    data = str(Path(package) / "mpl-data")
+    # the current folder is looked through first
+    with mock.patch.dict(os.environ, {"MPLBACKEND": "agg", "MATPLOTLIBRC": data}), contextlib.chdir(data):
+        yield
+
+
+try:
+    import matplotlib
+except ImportError:
+    raise
+except Exception:  # it checks the user's settings when it is imported
+    with _without_user_settings():
+        import matplotlib
+
+from matplotlib import colormaps  # noqa: E402 (after the settings)
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
+
+_DEFAULTS: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+
+
+@contextlib.contextmanager
+def _own_style() -> Iterator[None]:
+    """Draw in Matplotlib's default style. PNGs are drawn by Agg whatever the backend of windows is."""
+    with matplotlib.rc_context(_DEFAULTS):
+        yield
+
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; further classes repeat it darker
 _COLOURS = np.array(
@@ -42,6 +82,7 @@ def colour_label(label: NDArray[np.integer], classes: int) -> NDArray[np.uint8]:
     return palette[np.minimum(label, 255)]
 
 
+@_own_style()
 def draw_curves(
     path: Path, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], class_names: Sequence[str]
 ) -> None:
@@ -75,6 +116,7 @@ def draw_curves(
     _save(figure, path)
 
 
+@_own_style()
 def draw_previews(
     path: Path,
     images: NDArray[np.floating],
@@ -133,6 +175,7 @@ def colour_values(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (colormaps["viridis"]((values - low) / max(high - low, 1e-12))[..., :3] * 255).round().astype(np.uint8)
 
 
+@_own_style()
 def draw_differences(
     path: Path,
     class_names: Sequence[str],
@@ -191,6 +234,7 @@ class TableRow(NamedTuple):
     paper: NDArray[np.floating]
 
 
+@_own_style()
 def draw_table(path: Path, columns: Sequence[str], rows: Sequence[TableRow], title: str) -> None:
     """Draw the IoU of methods, one row a method, one panel a column: every training, mean and deviation, the paper's.
 
@@ -235,7 +279,7 @@ def _add_legend(figure: Figure, class_names: Sequence[str]) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name[-40:]}")  # a name that is as long as the disk takes leaves no room
     figure.savefig(temporary, dpi=110, format="png")
     temporary.replace(path)
 
@@ -278,6 +322,6 @@ def draw_overlay(
         draw.rectangle((left, height + top + 5, left + 16, height + top + 19), fill=colour, outline="black")
         draw.text((left + 22, height + top + 3), name, fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name[-40:]}")  # a name that is as long as the disk takes leaves no room
     canvas.save(temporary, format="PNG")
     temporary.replace(path)

@@ -1,6 +1,7 @@
 """TOML files <-> nested tables <-> dataclasses; every key and type is checked."""
 
 import dataclasses
+import re
 import tomllib
 import types
 import typing
@@ -11,21 +12,31 @@ from typing import Any, Literal
 import msgspec
 
 from fbunet_jax.errors import ConfigError, did_you_mean
+from fbunet_jax.user_files import odd_characters, read_text
 
 
 def read_toml(file: Path) -> dict[str, Any]:
     """Read a TOML file, or say where it is broken."""
-    text = ""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+    try:
         table = tomllib.loads(text)
         _check_whole_numbers(table)
         return table
     except (ValueError, RecursionError) as error:
-        hint = " Write paths with / or in single quotes: in double quotes \\ begins an escape." if "\\" in text else ""
-        raise ConfigError(f"{file} is not a valid TOML file: {error}.{hint}") from error
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{file} is not a valid TOML file: {error}.{_hint(text, str(error))}") from error
+
+
+def _hint(text: str, error: str) -> str:
+    """Return what the line of a TOML error shows that people often write."""
+    place = re.search(r"at line ([0-9]+)", error)
+    lines = text.split("\n")
+    line = lines[int(place[1]) - 1] if place else lines[-1]
+    if odd := odd_characters(line):
+        return odd
+    return " Write paths with / or in single quotes: in double quotes \\ begins an escape." if "\\" in text else ""
 
 
 def _check_whole_numbers(value: Any) -> None:

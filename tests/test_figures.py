@@ -1,3 +1,9 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -153,3 +159,25 @@ def test_differences_are_drawn_with_and_without_intervals(tmp_path):
     draw_differences(tmp_path / "d.png", ["x", "y", "z"], [("a", folds[:1], summed, [None] * 3)], "unet")
     assert (0, 114, 178) in colours_in(drawn)
     assert (0, 114, 178) in colours_in(read_png(tmp_path / "d.png"))
+
+
+def test_pictures_do_not_depend_on_the_style_that_a_user_has_set(tmp_path):
+    train = [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}]
+    validation = [{"epoch": 2, "mean_iou": 0.5, "iou": {"cell": 0.5}}]
+    draw_curves(tmp_path / "plain.png", train, validation, ["cell"])
+    style = {"figure.facecolor": "black", "axes.facecolor": "red", "font.size": 30, "savefig.transparent": True}
+    with matplotlib.rc_context(style):
+        draw_curves(tmp_path / "styled.png", train, validation, ["cell"])
+        assert matplotlib.rcParams["font.size"] == 30  # which stays the user's
+    plain, styled = (read_png(tmp_path / f"{name}.png") for name in ("plain", "styled"))
+    np.testing.assert_array_equal(plain, styled)
+
+
+@pytest.mark.parametrize("variable", ["MPLBACKEND", "MATPLOTLIBRC"])
+def test_a_program_draws_where_matplotlib_refuses_the_settings_of_the_user(variable, tmp_path):
+    (tmp_path / "broken").write_bytes(b"font.family: \xe4\n")
+    code = "import fbunet_jax.figures as figures; print(figures.class_colours(2)[0])"
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = os.environ | {variable: "broken", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[240 228 216]"), done.stderr

@@ -1,10 +1,12 @@
 """A rehearsal of training: every part of it in a temporary folder, then the time and memory of the whole run."""
 
+import contextlib
 import io
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +17,14 @@ from fbunet_jax.accelerators.estimate import Costs, Work, fold_work
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.identity import describe
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import RunError
 from fbunet_jax.inference.predictor import load
 from fbunet_jax.inference.validation import plan_validation
 from fbunet_jax.models.contract import multiple_of
-from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.checkpoints import FoldCheckpoints, try_checkpoints
 from fbunet_jax.runs.directory import FoldDirectory, Run, default_path
+from fbunet_jax.runs.disks import DRY_RUN, remove_dry_runs
 from fbunet_jax.runs.opening import as_begun, check_bent_crops, compare, open_run
 from fbunet_jax.runs.processes import all_devices
 from fbunet_jax.runs.records import TrainTimes, ValidationRecord, ValidationTimes, read_records
@@ -30,7 +34,7 @@ from fbunet_jax.training.keeper import Keeper
 from fbunet_jax.training.logs import FoldLog, open_log
 from fbunet_jax.training.loop import train_and_record, validate_and_record
 from fbunet_jax.training.measures import EpochMeasures
-from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
+from fbunet_jax.training.memory import less_memory, peak_device_bytes, peak_host_bytes
 from fbunet_jax.training.plan import Stretch
 from fbunet_jax.training.previews import FoldPictures
 from fbunet_jax.training.programs import FoldPrograms
@@ -84,8 +88,9 @@ def dry_run(
 ) -> Estimate:
     """Rehearse the first of some folds: steps, validation, save, resume, prediction; then estimate all of them.
 
-    Everything is written into a temporary folder, which is removed. A run that exists is read, to see whether these
-    settings may resume it, and otherwise left alone; the estimate is that of a run from its beginning.
+    Everything is written into a temporary folder on the disk that the run would use, and removed. A run that exists is
+    read, to see whether these settings may resume it, and otherwise left alone; the estimate is that of a run from its
+    beginning.
 
     Args:
       config: the settings.
@@ -96,20 +101,26 @@ def dry_run(
     Raises:
       UserError: whatever training would refuse.
     """
-    run, fold = Run(Path(out).expanduser() if out else default_path(config)), folds[0]
+    with device_errors("the dry run", less_memory(config)):
+        return _dry_run(config, folds, out, tell)
+
+
+def _dry_run(config: Config, folds: Sequence[int], out: str | Path | None, tell: Tell) -> Estimate:
+    run, fold = Run(Path(out) if out else default_path(config)), folds[0]
     config, began = as_begun(run, config), time.perf_counter()
     dataset, setup, weights = prepare_fold(config, fold, run)
-    if run.config.exists():
+    if run.has(run.config):
         compare(run, config, describe(dataset))
         check_bent_crops(run)
-    with tempfile.TemporaryDirectory(prefix="fbunet-dry-run-") as folder:
+    with _beside(run) as folder:
         trial = Run(Path(folder) / "run")
         trial.path.mkdir()
-        if run.folds.exists():
+        if run.has(run.folds):
             trial.folds.write_bytes(run.folds.read_bytes())
         open_run(config, dataset, trial)
         trial.fold(fold).path.mkdir()
-        save_inputs(trial.fold(fold), setup.normalisation)
+        try_checkpoints(trial.fold(fold).path)
+        save_inputs(trial.fold(fold), setup.normalisation, setup.images)
         start = time.perf_counter() - began
         tell(f"read         {len(dataset.images)} images; {len(setup.train.sizes)} of them train fold {fold}")
         for warning in setup.warnings(fold):
@@ -122,6 +133,29 @@ def dry_run(
         _predict_one(trial, fold, dataset, tell)
     work = fold_work(config, run, dataset, folds, len(all_devices()))
     return Estimate(work, costs, groups, host, device, disk)
+
+
+@contextlib.contextmanager
+def _beside(run: Run) -> Iterator[str]:
+    """Yield a temporary folder on the disk that the run would use.
+
+    Raises:
+      RunError: nothing can be written there.
+    """
+    place = next(path for path in (run.path, *run.path.absolute().parents) if path.is_dir())
+    try:
+        remove_dry_runs(run.path)
+        folder = tempfile.mkdtemp(prefix=DRY_RUN, dir=place)
+    except OSError as error:
+        raise RunError(
+            f"{place}, where the run directory {run.path} would be, cannot be written: {error.strerror}. Choose "
+            "another (out), or fix the permissions.",
+            argument="out",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Rehearsal:

@@ -53,10 +53,12 @@ def main(folder: Path) -> None:
         channel.write(json.dumps(values) + "\n")
         channel.flush()
 
+    from fbunet_jax.device_errors import device_errors
     from fbunet_jax.errors import UserError
 
     try:
-        _compile_all(folder, answer)
+        with device_errors("compiling", "Compiling takes several GB of this machine's memory."):
+            _compile_all(folder, answer)
     except UserError as error:
         answer(error=str(error))
 

@@ -1,7 +1,10 @@
-"""Every fault of a data set at once, warnings apart, and what it consists of; one file is in memory at a time."""
+"""Every fault of a data set at once, warnings apart, and what it consists of.
 
+One large file, or a few small ones, are in memory at a time, see `fbunet_jax.data.layouts.sources.read_ahead`.
+"""
+
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +13,15 @@ from numpy.typing import NDArray
 from fbunet_jax.check.divisions import Contents, UnitRecord, class_finding, contents, neighbour_finding
 from fbunet_jax.check.findings import Finding, as_finding, warning
 from fbunet_jax.check.proposals import label_proposal
-from fbunet_jax.check.resemblance import alike_neighbours, equal_images, fingerprint, near_duplicates, small_picture
+from fbunet_jax.check.resemblance import (
+    MOST_PAIRS,
+    Progress,
+    alike_neighbours,
+    equal_images,
+    fingerprint,
+    near_duplicates,
+    small_picture,
+)
 from fbunet_jax.check.thumbnails import THUMBNAILS, Thumbnail, thumbnail
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.cutting import cut_fault
@@ -18,6 +29,7 @@ from fbunet_jax.data.datasets import open_source, page_names
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.folds import Fold, configured_folds
 from fbunet_jax.data.layouts.sources import Source, Unit, read_units, value_counts
+from fbunet_jax.data.readers.notes import noted
 from fbunet_jax.errors import DataError
 
 SATURATED_SHARE = 0.01
@@ -93,14 +105,14 @@ class Check:
         return tuple(each for each in self.findings if each.severity == "warning")
 
 
-def check_dataset(config: DataConfig, progress: Callable[[Iterable[Unit]], Iterable[Unit]] = iter) -> Check:
+def check_dataset(config: DataConfig, progress: Progress = lambda steps, what: steps) -> Check:
     """Read every image and label of a data set once, and list all that is wrong or worth a look.
 
     Where it finds no fault, `fbunet_jax.data.datasets.load_dataset` reads the same settings without an error.
 
     Args:
       config: the settings, as for training.
-      progress: wraps the units that are read, for a progress bar.
+      progress: wraps what takes long, for a progress bar: the units that are read, the tables of the comparison.
 
     Raises:
       DataError: there is nothing to read: no folder, no image, or no label.
@@ -108,8 +120,11 @@ def check_dataset(config: DataConfig, progress: Callable[[Iterable[Unit]], Itera
     source = open_source(config)
     errors: list[DataError] = []
     survey = _Survey(config, source)
-    for unit, images, stored, indices in read_units(source, errors.append, progress):
-        survey.add(unit, images, stored, indices)
+    with noted() as notes:
+        for unit, images, stored, indices in read_units(
+            source, errors.append, lambda units: progress(units, "Reading")
+        ):
+            survey.add(unit, images, stored, indices)
     findings = [as_finding(error) for error in errors] + survey.faults
     findings = label_proposal(findings, source, survey.values, survey.spread)
     folds: tuple[Fold, ...] = ()
@@ -120,7 +135,11 @@ def check_dataset(config: DataConfig, progress: Callable[[Iterable[Unit]], Itera
             findings.append(as_finding(error, "folds"))
     if not findings:
         findings += _part_faults(survey.images, folds, config.views)
-    findings += survey.warnings + _repeated(survey.images)
+    findings += [
+        warning("description-of-others", note.path, note.found, "Save it anew if its metadata are needed.")
+        for note in sorted(set(notes), key=lambda note: str(note.path))  # several threads read
+    ]
+    findings += survey.warnings + _repeated(survey.images, progress)
     alike = alike_neighbours([each.picture for each in survey.images], [each.group for each in survey.images])
     found = contents(survey.units, source.classes, alike)
     if not any(each.severity == "fault" for each in findings):
@@ -211,7 +230,7 @@ def _look(image: NDArray, file: str, page: str) -> list[Finding]:
     return [warning("saturated", file, found, "Use the original export, or record with a shorter exposure.")]
 
 
-def _repeated(images: list[ImageRecord]) -> list[Finding]:
+def _repeated(images: list[ImageRecord], progress: Progress) -> list[Finding]:
     """Return a warning for each image that is there twice, as it is or nearly."""
     prints = [image.fingerprint for image in images]
     findings = []
@@ -229,7 +248,8 @@ def _repeated(images: list[ImageRecord]) -> list[Finding]:
                 )
             )
     groups = [image.group for image in images]
-    pairs = list(near_duplicates([image.picture for image in images], groups, prints))
+    found_pairs = near_duplicates([image.picture for image in images], groups, prints, progress)
+    pairs = list(itertools.islice(found_pairs, MOST_PAIRS + 1))
     for one, twin, correlation in pairs[:_SHOWN_PAIRS]:
         findings.append(
             warning(
@@ -241,7 +261,8 @@ def _repeated(images: list[ImageRecord]) -> list[Finding]:
             )
         )
     if len(pairs) > _SHOWN_PAIRS:
-        found = f"{len(pairs) - _SHOWN_PAIRS} more pairs of images look alike."
+        least = "More than " if len(pairs) > MOST_PAIRS else ""
+        found = f"{least}{min(len(pairs), MOST_PAIRS) - _SHOWN_PAIRS} more pairs of images look alike."
         findings.append(warning("near-duplicate", "", found, "Put images of the same place into one group."))
     return findings
 
@@ -249,13 +270,16 @@ def _repeated(images: list[ImageRecord]) -> list[Finding]:
 def _part_faults(images: list[ImageRecord], folds: tuple[Fold, ...], views: str) -> list[Finding]:
     """Return why a fold could not be trained: a part without labelled pixels, or with too many."""
     faults = []
+    labelled = {image.group for image in images if image.counts.any()}
+    areas: Counter[str] = Counter()
+    for image in images:
+        areas[image.group] += image.size[0] * image.size[1] * (8 if views == "dihedral" else 1)
     for index, fold in enumerate(folds):
-        for name, groups in (("training", set(fold.train)), ("validation", set(fold.validation))):
-            members = [image for image in images if image.group in groups]
-            if not any(image.counts.any() for image in members):
+        for name, groups in (("training", fold.train), ("validation", fold.validation)):
+            if labelled.isdisjoint(groups):
                 found = f"The {name} part of fold {index} has no labelled pixel: all of them are ignored."
                 faults.append(as_finding(Fault("unlabelled-part", "", found, "Label some, or use fewer folds.")))
-            area = sum(image.size[0] * image.size[1] for image in members) * (8 if views == "dihedral" else 1)
+            area = sum(areas[group] for group in groups)
             if area >= 2**31:
                 found = f"The {name} part of fold {index} has {area:,} pixels; fewer than {2**31:,} fit."
                 remedy = "Use fewer or smaller images, or more folds."

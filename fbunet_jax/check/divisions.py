@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fbunet_jax.check.findings import Finding, warning
 from fbunet_jax.check.proposals import group_patterns
 from fbunet_jax.config import DataConfig
-from fbunet_jax.data.folds import PARTS, Fold, beside_test, configured_folds, fold_items, missing_classes
+from fbunet_jax.data.folds import PARTS, Fold, beside_test, configured_folds, missing_classes
 from fbunet_jax.data.layouts.description import as_toml, group_of
 from fbunet_jax.errors import DataError
 
@@ -183,8 +183,10 @@ def _lacking(found: Contents, groups: Sequence[str], folds: Sequence[Fold]) -> d
     present = np.zeros((len(names), len(found.classes)), bool)
     np.logical_or.at(present, rows, found.present)
     lacking: dict[str, dict[str, list[int]]] = {}
+    places = {name: place for place, name in enumerate(names.tolist())}
     for number, fold in enumerate(folds):
-        missing = missing_classes(fold_items(names.tolist(), fold), present, found.classes)
+        items = {part: np.array([places[name] for name in getattr(fold, part)], np.intp) for part in PARTS}
+        missing = missing_classes(items, present, found.classes)
         for part in PARTS:
             for name in missing[part]:
                 lacking.setdefault(name, {}).setdefault(part, []).append(number)

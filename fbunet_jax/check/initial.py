@@ -7,6 +7,7 @@ from pathlib import Path
 from fbunet_jax.check.proposals import ClassProposal, group_patterns
 from fbunet_jax.data.layouts.description import as_toml
 from fbunet_jax.models.methods import fits_replace
+from fbunet_jax.user_files import real
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Facts:
 
 def plain_name(root: Path) -> str:
     """Return a folder's name with nothing in it that a configuration's name may not have."""
-    return re.sub(r"[^\w. -]+", "-", root.resolve().name).strip("-. ") or "data"
+    return re.sub(r"[^\w. -]+", "-", real(root).name).strip("-. ") or "data"
 
 
 def feedback_mode(channels: int, classes: int) -> str:
@@ -58,11 +59,19 @@ def feedback_mode(channels: int, classes: int) -> str:
 
 def dataset_toml(facts: Facts) -> str:
     """Return a dataset.toml with comments."""
-    proposal = facts.classes
     lines = [
         "# What the files beside this one mean. Written by fbunet init from what it found; lines marked PROPOSED are",
         "# guesses: confirm or change them. fbunet check says whether the files agree with this description.",
         "#",
+        *_description(facts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _description(facts: Facts) -> list[str]:
+    """Return the lines of a description, with comments."""
+    proposal = facts.classes
+    lines = [
         f"# Found: {facts.summary}",
         f"# Values in the labels: {facts.values or 'no label could be read; fbunet check says why'}",
         "",
@@ -100,8 +109,7 @@ def dataset_toml(facts: Facts) -> str:
         lines.append(f"# group_pattern = {as_toml(groups[0])}")
     else:
         lines.append('# group_pattern = "^(mouse[0-9]+)_"')
-    lines += ["", *_feedback_comment(facts)]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", *_feedback_comment(facts)]
 
 
 def _feedback_comment(facts: Facts) -> list[str]:
@@ -118,15 +126,19 @@ def _feedback_comment(facts: Facts) -> list[str]:
     ]
 
 
-def config_toml(facts: Facts, train: str) -> str:
+def config_toml(facts: Facts, train: str, *, elsewhere: bool = False, describes: bool = False) -> str:
     """Return a configuration for training on this folder, with comments.
 
     Args:
       facts: what was found.
       train: how the user calls training.
+      elsewhere: whether it lies in another folder than the images.
+      describes: whether it also says what the files mean, in the place of a dataset.toml beside the images.
     """
     mode = feedback_mode(facts.channels, len(facts.classes.classes))
     folds = f"folds = {facts.folds}    # cross-validation"
+    root = f"root = {as_toml(str(facts.root))}" if elsewhere else 'root = "."    # the folder of this file'
+    described = "\n".join(["", *_description(facts), ""]) if describes else ""
     if facts.group_pattern and facts.layout != "folder":  # the others have a dataset.toml
         folds += f"\ngroup_pattern = {as_toml(facts.group_pattern)}"
     if facts.division:
@@ -142,11 +154,11 @@ method = "feedback-convlstm"
 
 [data]
 layout = "{facts.layout}"
-root = "."    # the folder of this file
+{root}
 crop = {facts.crop}    # side of training crops, pixels
 {folds}
 # normalisation = "percentile"    # for fluorescence whose brightness differs from image to image
-
+{described}
 [model]
 widths = [8, 16, 32, 64]    # add 128 for the paper's network
 batch_norm_momentum = 0.9    # 0.99 for more than some thousands of steps

@@ -30,12 +30,13 @@ def render(check: Check, title: str, facts: Sequence[tuple[str, str]]) -> str:
         loader=jinja2.PackageLoader("fbunet_jax", "check"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     total = max(1, int(check.pixels.sum()))
+    holders = np.count_nonzero([image.counts for image in check.images], axis=0) if check.images else check.pixels
     classes = [
         {
             "name": name,
             "colour": "#" + bytes(colour.tolist()).hex(),
             "share": f"{100 * count / total:.2f} %",
-            "images": sum(bool(image.counts[index]) for image in check.images),
+            "images": int(holders[index]),
         }
         for index, (name, colour, count) in enumerate(
             zip(check.classes, class_colours(max(1, len(check.classes))), check.pixels.tolist(), strict=False)
@@ -63,7 +64,8 @@ def by_kind(findings: Sequence[Finding]) -> list[tuple[str, str, list[Finding]]]
 
 def spans(names: Sequence[str], order: Sequence[str]) -> str:
     """Return names in short, neighbours in the order joined: "00, 16 … 19 (5)"."""
-    places = sorted(order.index(name) for name in names)
+    place_of = {name: place for place, name in enumerate(order)}
+    places = sorted(place_of[name] for name in names)
     # an index minus its rank is the same all along a run of neighbours
     runs = [[place for _, place in run] for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0])]
     words = [

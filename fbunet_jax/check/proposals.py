@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import ImageColor
 
 from fbunet_jax.check.findings import Finding
 from fbunet_jax.data.layouts.description import as_toml
 from fbunet_jax.data.layouts.sources import Source
 from fbunet_jax.data.readers.image_files import read_colours, read_image, read_label
+from fbunet_jax.data.readers.png import open_png
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import suffix
 
 _MOST_CLASSES = 20
 _COLOUR_FILES = 20
@@ -90,16 +92,14 @@ def _may_be_objects(values: Collection[int], spread: Mapping[int, float] | None)
 
 def palette_names(file: Path) -> dict[int, str] | None:
     """Return the colour name of each index of a palette PNG, or None for another file, also a damaged one."""
-    if file.suffix.lower() != ".png":
+    if suffix(file) != ".png":
         return None
     try:
-        with Image.open(file) as image:
-            palette = image.getpalette() if image.mode == "P" else None
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for files that are no images
+        colours = open_png(file).colours()
+    except (OSError, DataError):
         return None
-    if palette is None:
+    if not colours:
         return None
-    colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
     # a grey ramp is only grey values again
     if all(len(set(colour)) == 1 for colour in colours):
         return None
@@ -186,7 +186,7 @@ def propose_axes(image_file: Path, label_file: Path) -> str:
     fitting = []
     for axes in ("YXC", "CYX", "ZYX", "ZYXC", "ZCYX", "CZYX", "TZYX"):
         try:
-            images, labels = read_image(image_file, axes), read_label(label_file, axes)
+            images, labels = read_image(image_file, axes, no_data="keep"), read_label(label_file, axes)
         except DataError:
             continue
         if images.shape[:3] == labels.shape:

@@ -3,16 +3,17 @@
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fbunet_jax.cli.options import given_option, spelled
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, UserError
+from fbunet_jax.user_files import expand, expand_text, missing, real
 
 if TYPE_CHECKING:
     from fbunet_jax.check.checks import Check
@@ -43,28 +44,34 @@ class Arguments:
 def command(options: Sequence[str], prog: str) -> int:
     """Check a data set and return 0 without faults, 1 with; what cannot be read at all raises a UserError."""
     arguments, chosen = _parsed(options, prog)
-    config = with_directory(arguments.settings, arguments.directory)
-    from tqdm import tqdm
-
+    config = with_directory(arguments.settings, expand_text(arguments.directory))
+    page = expand(arguments.out) if arguments.out else _default_page(config.data.layout, config.data.root)
+    if page.is_dir():
+        raise ConfigError(f"--out {page} is a folder. Give the name of the page, such as {page / 'check.html'}.")
     from fbunet_jax.check.checks import check_dataset
     from fbunet_jax.check.page import render
 
-    check = check_dataset(config.data, lambda units: tqdm(units, "Reading", unit="file", leave=False, delay=2))
+    check = check_dataset(config.data, progress_bar)
     check = dataclasses.replace(check, findings=(*settings_faults(config, check), *check.findings))
-    name = Path(config.data.root).resolve().name if config.data.root else config.data.layout
+    name = real(Path(config.data.root)).name if config.data.root else config.data.layout
     facts = describe(config, check, chosen=bool(chosen))
     for title, value in facts:
         print(f"{title:8}  {value}")
     print_findings("fault", check.faults)
     print_findings("warning", check.warnings)
-    page = Path(arguments.out) if arguments.out else _default_page(config.data.layout, config.data.root)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(check, name, facts), encoding="utf-8")
+    page = _write_page(page, render(check, name, facts), chosen=bool(arguments.out))
     print(f"\nPage with thumbnails: {page}")
     if check.faults:
         return EXIT_FAULTS
     print(f"Next: {_train_command(config, check, chosen, _overrides(options, arguments.directory), prog)}")
     return 0
+
+
+def progress_bar(steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """Return the steps of a check with a progress bar, if they take longer than a moment."""
+    from tqdm import tqdm
+
+    return tqdm(steps, what, unit="file" if what == "Reading" else "step", leave=False, delay=2)
 
 
 def with_directory(config: Config, directory: str) -> Config:
@@ -74,13 +81,13 @@ def with_directory(config: Config, directory: str) -> Config:
       ConfigError: data.root names another folder.
     """
     data = config.data
-    if directory and data.root and Path(directory).resolve() != Path(data.root).resolve():
+    if directory and data.root and real(Path(directory)) != real(Path(data.root)):
         raise ConfigError(f"The folder is {directory}, but data.root = {data.root!r}. Give one of them.")
     root = directory or data.root
     if not root:
         return config
     if not Path(root).is_dir():
-        raise ConfigError(f"{root} is no folder: expected the folder of a data set.")
+        raise ConfigError(f"{root} {missing(Path(root))}: expected the folder of a data set.")
     from fbunet_jax.data.datasets import detect_layout
 
     # no layout but the synthetic one can be read without a folder
@@ -187,9 +194,10 @@ def _parsed(options: Sequence[str], prog: str) -> tuple[Arguments, str]:
     if not arguments.directory:
         return arguments, chosen
     # the folder stands in the place of the configuration's own, yet not of --data.root
-    beside = Path(arguments.directory) / SETTINGS_FILE
+    directory = expand_text(arguments.directory)
+    beside = Path(directory) / SETTINGS_FILE
     chosen = chosen or (str(beside) if beside.is_file() else "")
-    base = Arguments(settings=load_config(chosen or "quickstart", **{"data.root": arguments.directory}))
+    base = Arguments(settings=load_config(chosen or "quickstart", **{"data.root": directory}))
     return tyro.cli(Arguments, args=options, default=base, prog=prog), chosen
 
 
@@ -216,8 +224,21 @@ def _default_page(layout: str, root: str) -> Path:
     from fbunet_jax.check.initial import plain_name
 
     page = Path(f"check-{plain_name(Path(root)) if root else layout}.html")
-    if root and Path.cwd().resolve().is_relative_to(Path(root).resolve()):
+    if root and real(Path.cwd()).is_relative_to(real(Path(root))):
         return Path(tempfile.gettempdir()) / page
+    return page
+
+
+def _write_page(page: Path, text: str, *, chosen: bool) -> Path:
+    """Write the page, or, where its folder cannot be written and the user has not chosen it, a temporary one."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    except OSError:
+        if chosen:
+            raise
+        page = Path(tempfile.gettempdir()) / page.name
+        page.write_text(text, encoding="utf-8")
     return page
 
 
@@ -239,7 +260,7 @@ def _train_command(config: Config, check: "Check", chosen: str, overrides: list[
     words = []
     if chosen:
         words = ["--config", chosen]
-        known = Path(load_config(chosen).data.root).resolve() == Path(config.data.root).resolve()
+        known = real(Path(load_config(chosen).data.root)) == real(Path(config.data.root))
         words += [] if known or not config.data.root else ["--data.root", config.data.root]
     elif config.data.root:
         crop, batch = crop_and_batch(config, check, chosen=False)

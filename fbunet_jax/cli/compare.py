@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.user_files import expand, real
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Arguments:
 def command(options: Sequence[str], prog: str) -> int:
     """Compare runs, print the table and draw the picture."""
     arguments = tyro.cli(Arguments, args=options, prog=prog)
-    out = Path(arguments.out).expanduser()
+    out = expand(arguments.out)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG. Give a name that ends in .png.")
     seen: set[Path] = set()
     for run in arguments.runs:
-        path = Path(run).resolve()
+        path = real(expand(run))
         if path in seen:
             raise ConfigError(f"{run} is given twice. Give each run once; the first is compared with the others.")
         seen.add(path)

@@ -9,6 +9,13 @@ import os
 import platform
 import tempfile
 from pathlib import Path
+from types import ModuleType
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on Windows, whose files can be locked
+    fcntl = None
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 MAX_SIZE = "JAX_COMPILATION_CACHE_MAX_SIZE"
@@ -41,13 +48,15 @@ def default_folder() -> Path:
 
 
 def is_writable(folder: Path) -> bool:
-    """Say whether files can be made in a folder; it is created where it is missing."""
+    """Say whether files can be made and locked in a folder, as JAX's cache does; it is created where it is missing."""
     if not folder.is_absolute():
         return False
     try:
         # others must not write what this user will run
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if fcntl:  # without locks (some home directories on a network) JAX would warn at every program
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except OSError:
         return False

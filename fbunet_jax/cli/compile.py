@@ -17,6 +17,7 @@ from fbunet_jax.cli.options import given_option, parse_folds, size_text
 from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.runs.interruption import raise_on_signals
+from fbunet_jax.user_files import expand
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -119,7 +120,7 @@ def _checked(arguments: Arguments) -> tuple[list[Target], int, Path | None]:
         raise ConfigError("--fold all: expected one fold; the others take as long.")
     if wrong := [number for number in (*arguments.batches, arguments.tiles) if number < 1]:
         raise ConfigError(f"--batches and --tiles: {wrong[0]} is not a number of crops or tiles: expected at least 1.")
-    out = Path(arguments.out).expanduser() if arguments.out else None
+    out = expand(arguments.out) if arguments.out else None
     if out and ((out.exists() and not out.is_file()) or not os.access(out.absolute().parent, os.W_OK)):
         raise ConfigError(f"--out {out}: expected a file in a folder that exists and can be written.")
     return targets, fold, out

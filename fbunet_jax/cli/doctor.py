@@ -12,7 +12,7 @@ from fbunet_jax.cli import compilation_cache
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say whether this machine can train, on which devices, and what to install or mend."""
+    """Say whether this machine can train, on which devices, and what to install or fix."""
 
     debug: bool = False
     """Show the traceback of an error."""
@@ -41,7 +41,7 @@ def _cache() -> tuple:
     folder = os.environ.get(compilation_cache.FOLDER, "")
     if not folder:
         where = compilation_cache.default_folder()
-        remedy = f"mend its permissions, or set {compilation_cache.FOLDER}"
+        remedy = f"fix its permissions, or set {compilation_cache.FOLDER}"
         return "warning", "cache", f"compiled programs are not kept: {where} cannot be written", remedy
     files = [path for path in Path(folder).rglob("*") if path.is_file()] if Path(folder).is_dir() else []
     size = sum(path.stat().st_size for path in files)

@@ -4,13 +4,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from fbunet_jax.cli.options import spelled
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.user_files import expand
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def command(options: Sequence[str], prog: str) -> int:
     if not arguments.yes and not _accepted(f"Download {count} files, {published.megabytes} MB?"):
         print("Nothing was downloaded.")
         return 0
-    directory = Path(arguments.directory)
+    directory = expand(arguments.directory)
     fetched = fetch(
         arguments.dataset, directory, arguments.url, lambda paths: tqdm(paths, "Downloading", unit="file", delay=1)
     )

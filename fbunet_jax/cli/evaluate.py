@@ -29,6 +29,9 @@ class Arguments:
     and no page is written."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
+    out: str = ""
+    """Folder for the results; the run directory by default, or, where that cannot be written,
+    evaluation-<config>-<method> in the current folder."""
     report: bool = True
     """Write report.html, one page with the numbers and pictures."""
     debug: bool = False
@@ -39,19 +42,22 @@ def command(options: Sequence[str], prog: str) -> int:
     """Evaluate a run's folds on their test or validation part."""
     arguments = tyro.cli(Arguments, args=options, prog=prog)
     from fbunet_jax.evaluation.crossval import evaluate
+    from fbunet_jax.evaluation.places import with_results
     from fbunet_jax.evaluation.report import write_report
     from fbunet_jax.evaluation.scores import missing_folds, table
 
     run = Run(Path(arguments.run))
     count = run.read_config().data.folds
+    run = with_results(run, arguments.out, lambda line: print(line, flush=True))
     folds = None if arguments.fold == "all" else parse_folds(arguments.fold, count)
     evaluation = evaluate(
-        arguments.run,
+        run.path,
         folds,
         split=arguments.split,
         root=arguments.data_root,
         tta=arguments.tta,
         whole=arguments.whole,
+        out=run.results,
         tell=lambda line: print(line, flush=True),
     )
     print(table(evaluation))
@@ -61,6 +67,6 @@ def command(options: Sequence[str], prog: str) -> int:
         print(f"Missing: fold {absent} of {count}; mean, std and summed are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
     if arguments.report and not arguments.tta and not arguments.whole:
-        page = write_report([arguments.run], split=arguments.split, root=arguments.data_root)
+        page = write_report([arguments.run], split=arguments.split, root=arguments.data_root, results=run.results)
         print(f"Written: {page}")
     return 0

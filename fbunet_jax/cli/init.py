@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, with_directory
+from fbunet_jax.cli.check import SETTINGS_FILE, crop_and_batch, describe, progress_bar, with_directory
 from fbunet_jax.cli.options import spelled
 from fbunet_jax.config import Config, DataConfig, load_config
 from fbunet_jax.data.layouts.description import as_toml
+from fbunet_jax.data.layouts.folder import LABEL_FOLDERS
 from fbunet_jax.errors import ConfigError, DataError
+from fbunet_jax.user_files import expand, listed, real, suffix
 
 if TYPE_CHECKING:
     from fbunet_jax.check.checks import Check
@@ -32,6 +35,9 @@ class Arguments:
 
     directory: Annotated[str, tyro.conf.Positional]
     """Folder that holds images/ and labels/ (or raw/ and label/), or another layout that the program reads."""
+    out: str = ""
+    """Folder for fbunet.toml, which then holds the description too; the folder of the images by default. For images
+    that lie where nothing can be written."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -43,38 +49,43 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.check.initial import config_toml, dataset_toml, feedback_mode
     from fbunet_jax.data.layouts.description import FILE_NAME
 
-    root = Path(arguments.directory)
-    config = with_directory(load_config("quickstart"), arguments.directory)
+    root = expand(arguments.directory)
+    config = with_directory(load_config("quickstart"), str(root))
     # the published and the nnU-Net layout describe themselves
-    names = (FILE_NAME, SETTINGS_FILE) if config.data.layout == "folder" else (SETTINGS_FILE,)
+    names = (FILE_NAME, SETTINGS_FILE) if config.data.layout == "folder" and not arguments.out else (SETTINGS_FILE,)
+    target = _target(root, arguments.out)
     for name in names:
-        if (root / name).exists():
-            raise ConfigError(f"{root / name} exists and is not overwritten. Move it away to start again.")
+        if (target / name).exists():
+            raise ConfigError(f"{target / name} exists and is not overwritten. Move it away to start again.")
     axes, unknown = "", ""
-    check = check_dataset(config.data)
+    check = check_dataset(config.data, progress_bar)
     if unread := next((each for each in check.faults if each.kind == "axes-unknown"), None):
         unknown = f"{Path(unread.file).name} {unread.found}"
         if axes := _axes(config):
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, axes=axes))
-            check = check_dataset(config.data)
+            check = check_dataset(config.data, progress_bar)
     if not check.images:
         faults = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]
         raise DataError(
             f"No image of {root} could be read together with its label, so there is nothing to describe yet. The first "
-            f"of {len(faults)} faults: {faults[0].file} {faults[0].found} {faults[0].remedy} Mend them, then call "
-            f"init again; {spelled('check', prog)} {shlex.quote(arguments.directory)} lists all."
+            f"of {len(faults)} faults: {faults[0].file} {faults[0].found} {faults[0].remedy} Fix them, then call "
+            f"init again; {spelled('check', prog)} {shlex.quote(str(root))} lists all."
         )
     facts = _facts(config, check, axes, unknown)
-    train = f"{spelled('train', prog)} --config {shlex.quote(str(root / SETTINGS_FILE))} --fold 0"
-    texts = {FILE_NAME: dataset_toml(facts), SETTINGS_FILE: config_toml(facts, train)}
+    train = f"{spelled('train', prog)} --config {shlex.quote(str(target / SETTINGS_FILE))} --fold 0"
+    elsewhere = bool(arguments.out)
+    # what a dataset.toml says already is not said again
+    describes = elsewhere and config.data.layout == "folder" and not (root / FILE_NAME).exists()
+    settings = config_toml(facts, train, elsewhere=elsewhere, describes=describes)
+    texts = {FILE_NAME: dataset_toml(facts), SETTINGS_FILE: settings}
     for name in names:
-        with (root / name).open("x", encoding="utf-8") as file:
+        with (target / name).open("x", encoding="utf-8") as file:
             file.write(texts[name])
     grouped = f", group_pattern = {as_toml(facts.group_pattern)}" if facts.group_pattern else ""
     print(f"Found: {facts.summary}")
     if facts.layout == "folder":
         print(f"Values in the labels: {facts.values or 'none could be read'}")
-    if facts.classes.classes and facts.layout == "folder":
+    if facts.classes.classes and facts.layout == "folder" and not check.classes:
         print(f"Proposed classes: {as_toml(facts.classes.classes)} ({facts.classes.reason}) Feedback: ", end="")
         print(feedback_mode(facts.channels, len(facts.classes.classes)))
     if facts.division:
@@ -82,10 +93,27 @@ def command(options: Sequence[str], prog: str) -> int:
     others = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]
     if others:
         print(f"{len(others)} fault{'s' if len(others) != 1 else ''} in the files, which the check explains.")
-    confirm = " Confirm what is marked PROPOSED." if FILE_NAME in names else ""
-    print(f"Written: {', '.join(str(root / name) for name in names)}.{confirm}")
-    print(f"Next: {spelled('check', prog)} {shlex.quote(arguments.directory)}, then {train}")
+    confirm = " Confirm what is marked PROPOSED." if FILE_NAME in names or describes else ""
+    print(f"Written: {', '.join(str(target / name) for name in names)}.{confirm}")
+    place = f"--config {shlex.quote(str(target / SETTINGS_FILE))}" if arguments.out else shlex.quote(str(root))
+    print(f"Next: {spelled('check', prog)} {place}, then {train}")
     return 0
+
+
+def _target(root: Path, out: str) -> Path:
+    """Return the folder to write into.
+
+    Raises:
+      ConfigError: it cannot be written, which is said before the images are read.
+    """
+    target = expand(out) if out else root
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            return target
+    except OSError as error:
+        hint = "Choose another (--out)." if out else "Give another folder for the settings with --out."
+        raise ConfigError(f"{target} cannot be written: {error.strerror}. {hint}") from error
 
 
 def _axes(config: Config) -> str:
@@ -108,14 +136,20 @@ def _facts(config: Config, check: "Check", axes: str, unknown: str) -> "Facts":
         proposal = ClassProposal(dict.fromkeys(check.classes, 0), None, "The data set describes its classes.")
     else:
         # the first label that has one: a damaged file says nothing of the others
-        labels = sorted(file for name in ("labels", "label") for file in (Path(config.data.root) / name).glob("*.png"))
+        labels = [
+            file
+            for name in LABEL_FOLDERS
+            if (folder := Path(config.data.root) / name).is_dir()
+            for file in listed(folder)
+            if suffix(file) == ".png"
+        ]
         palette = next(filter(None, map(palette_names, labels)), None)
         proposal = propose_classes(values, palette if values else None, check.spread)
     crop, batch = crop_and_batch(config, check, chosen=False)
     found = check.contents if check.classes else contents(check.units, proposal.classes, check.contents.alike)
     folds, pattern, division = _division(found, config.data)
     return Facts(
-        root=Path(config.data.root).resolve(),
+        root=real(Path(config.data.root)),
         layout=config.data.layout,
         summary=dict(describe(config, check, chosen=False)).get("Images", "no image could be read"),
         values=", ".join(f"{value} ({count} pixels)" for value, count in list(values.items())[:20]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 
@@ -18,6 +17,7 @@ from fbunet_jax.experiments.job_files import (
     job_file,
 )
 from fbunet_jax.runs.files import create_once, naming
+from fbunet_jax.user_files import expand
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def command(options: Sequence[str], prog: str) -> int:
     for name, group in groups.items():
         if name != system and group != type(group)():
             raise ConfigError(f"--{name}.… is an option of fbunet jobs {name}: leave it out for {system}.")
-    file = Path(arguments.file).expanduser() if arguments.file else default_file(system, commands)
+    file = expand(arguments.file) if arguments.file else default_file(system, commands)
     text = job_file(commands, system, groups[system], setup=arguments.setup, file=file)
     with naming(file):
         if not create_once(file, text):

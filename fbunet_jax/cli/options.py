@@ -41,13 +41,19 @@ def spelled(name: str, prog: str) -> str:
     """
     if not prog.endswith(".py"):
         program = Path(sys.argv[0])
+        if program.name == "__main__.py":
+            return shlex.join([_interpreter(), "-m", "fbunet_jax.cli", name])
         # in an environment that is not active, "fbunet" alone would not be found
         if program.name != "fbunet" or shutil.which("fbunet") == str(program):
             return f"fbunet {name}"
         return shlex.join([str(_from_here(program)), name])
+    return shlex.join([_interpreter(), str(Path(sys.argv[0]).with_name(f"{name}.py"))])
+
+
+def _interpreter() -> str:
+    """Return how this Python is typed here."""
     # not resolved: a virtual environment's interpreter is a link to that of the system, and yet another one
-    interpreter = Path("python") if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
-    return shlex.join([str(interpreter), str(Path(sys.argv[0]).with_name(f"{name}.py"))])
+    return "python" if shutil.which("python") == sys.executable else str(_from_here(Path(sys.executable)))
 
 
 def _from_here(path: Path) -> Path:

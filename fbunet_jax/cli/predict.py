@@ -1,7 +1,6 @@
 """``fbunet predict``: images of any size become segmentations."""
 
 import errno
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ import tyro
 from tqdm import tqdm
 
 from fbunet_jax.cli.distributed import launched
-from fbunet_jax.errors import ConfigError, DataError
+from fbunet_jax.errors import ConfigError, DataError, DeviceError
+from fbunet_jax.runs.interruption import raise_dropped, raise_on_signals
+from fbunet_jax.user_files import expand, real
 
 if TYPE_CHECKING:
     from fbunet_jax.inference.label_values import ClassValues
@@ -79,7 +80,7 @@ def command(options: Sequence[str], prog: str) -> int:
     if not arguments.images:
         raise DataError("No image is given. Give images, or folders of images, after the run directory.")
     # as Ctrl-C does, so that unfinished files are removed, see cli/train.py
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_on_signals()
     from fbunet_jax.data.readers.tiff import check_axes
     from fbunet_jax.inference.images import find_images
     from fbunet_jax.inference.label_values import known_label_values
@@ -90,22 +91,29 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.runs.directory import Run
 
     check_axes(arguments.axes)
-    files = find_images([Path(image) for image in arguments.images])
+    files = find_images([expand(image) for image in arguments.images])
     chunked = arguments.format == "ome-zarr" or (not arguments.format and any(map(is_zarr, files)))
     if not chunked:
         check_alone(arguments.shard, arguments.chunk)
-    predictor = load(arguments.run, fold=arguments.fold, precision=arguments.precision)
-    label_values, unknown = known_label_values(Run(Path(arguments.run)))
-    names = Settings.__dataclass_fields__.keys() - {"label_values"}
-    settings = Settings(**{name: getattr(arguments, name) for name in names}, label_values=label_values)
+    run = Run(Path(arguments.run))
+    predictor = load(run.path, fold=arguments.fold, precision=arguments.precision)
+    raise_dropped()  # a signal while checkpoints were read
+    label_values, unknown = known_label_values(run)
+    data = run.read_config().data
+    names = Settings.__dataclass_fields__.keys() - {"label_values", "alpha", "no_data"}
+    given = {name: getattr(arguments, name) for name in names}
+    settings = Settings(**given, label_values=label_values, alpha=data.alpha, no_data=data.no_data)
     tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
-    folder = OutputFolder(Path(arguments.out))
+    folder = OutputFolder(expand(arguments.out))
     steps = {str(fold.fold): fold.step for fold in predictor.folds}
-    made_with = {"run": str(Path(arguments.run).resolve()), "checkpoints": steps, "class_names": predictor.class_names}
+    made_with = {"run": str(real(run.path)), "checkpoints": steps, "class_names": predictor.class_names}
     made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
     # what decides the bytes, however it was found
     made_with["classes"] = settings.classes(predictor.class_names).written
     del made_with["labels"], made_with["label_values"]
+    for name in ("alpha", "no_data"):
+        if made_with[name] == "refuse":  # what earlier versions did, who did not say so
+            del made_with[name]
     if unknown and arguments.labels == "values":
         print(f"Warning: {unknown}")
     if chunked:
@@ -118,7 +126,7 @@ def command(options: Sequence[str], prog: str) -> int:
     folder.begin(made_with, files, overwrite=arguments.overwrite)
     folds = ", ".join(steps)
     print(
-        f"{len(files)} {_plural('image', len(files))}; {_plural('fold', len(steps))} {folds} of {arguments.run}; "
+        f"{len(files)} {_plural('image', len(files))}; {_plural('fold', len(steps))} {folds} of {run.path}; "
         f"tiles of {tiling.tile} pixels, overlapping by {tiling.overlap}",
         flush=True,
     )
@@ -184,21 +192,24 @@ def _segment_files(
 
         def done(count: int, share: float) -> None:
             nonlocal pixels
+            raise_dropped()
             pixels += count
             bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - started):.2f} megapixels/s", refresh=False)
             bar.update(share)
 
-        for file in files:
+        for number, file in enumerate(files, start=1):
             try:
                 pages += segment_file(predictor, file, folder, settings, done)
             except DataError as error:
                 faults.append(str(error))
+            except DeviceError as error:  # every other file may fail as well
+                raise DeviceError(f"{file} could not be segmented. {error}", error.kind) from error
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):  # every other file would fail as well
                     raise
                 where = f" {error.filename}:" if error.filename and str(error.filename) != str(file) else ""
                 faults.append(f"{file} could not be segmented:{where} {error.strerror or error}.")
-            bar.n = files.index(file) + 1
+            bar.n = number
             bar.refresh()
 
 

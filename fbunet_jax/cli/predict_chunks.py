@@ -17,6 +17,7 @@ from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.predictor import Predictor, default_batch
 from fbunet_jax.inference.segment_file import Settings
 from fbunet_jax.inference.volumes import DEFAULT_CHUNK, Shard, Volume, describe_volumes, parts_of, record_of
+from fbunet_jax.runs.interruption import raise_dropped
 
 SHOWN_WARNINGS = 5
 
@@ -84,6 +85,7 @@ def _segment(volumes: Sequence[Volume], shard: Shard, folder: OutputFolder, agai
             for volume, chunks in parts_of(volumes, shard):
                 with contextlib.closing(volume):
                     for chunk in chunks:
+                        raise_dropped()
                         if not volume.is_written(chunk):
                             warnings += filter(None, [volume.segment(chunk)])
                             done, pixels = done + 1, pixels + chunk.pixels

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -13,6 +12,7 @@ from fbunet_jax.config import Config, load_config
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.experiments.paper import TABLES
 from fbunet_jax.runs.interruption import raise_on_signals
+from fbunet_jax.user_files import expand
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.experiments.cells import TableFolder
     from fbunet_jax.training.memory import reuse_host_memory
 
-    folder = TableFolder(Path(arguments.out or f"reproduce/table-{table.number}").expanduser())
+    folder = TableFolder(expand(arguments.out or f"reproduce/table-{table.number}"))
     whole = check_grid(config, [row.method for row in table.rows], folds, arguments.seeds, folder.run)
     grid = whole.select(arguments.only, f"a cell of table {table.number}")
     outcomes = []

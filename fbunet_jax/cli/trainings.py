@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,6 +12,7 @@ from fbunet_jax.errors import ConfigError
 from fbunet_jax.experiments.commands import Commands
 from fbunet_jax.experiments.grid import Grid, Runs, default_runs
 from fbunet_jax.runs.directory import default_path
+from fbunet_jax.user_files import expand
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def check_trainings(arguments: TrainingArguments, base: Config) -> Commands:
     if CUSTOM in methods:
         raise ConfigError(f"method {CUSTOM!r} stands for a network that a Python program passed: only it can train it.")
     folds = parse_several_folds(arguments.fold, config.data.folds, "--fold")
-    folder = Path(arguments.out).expanduser() if arguments.out else default_path(config).parent
+    folder = expand(arguments.out) if arguments.out else default_path(config).parent
     grid = check_grid(config, methods, folds, arguments.seeds, default_runs(config, folder))
     return Commands(grid, folder, arguments.config, base, arguments.deterministic)
 

@@ -20,6 +20,8 @@ from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
 from fbunet_jax.data.readers.pixels import check_count, intensities, label_values
 from fbunet_jax.errors import DataError
 
+_MOST_PIXELS = 2**31  # one part of a fold must have fewer, see `pipeline.store`
+
 Arrays = ArrayLike | Sequence[ArrayLike]
 """One array whose first axis counts the items, or an array for each item."""
 
@@ -27,6 +29,10 @@ REMEDIES = {
     "damaged-file": "Leave the image and its label out.",
     "file-size": "Cut it into smaller images.",
     "pair-size": "Both must agree: an image is [H, W] or, with the channels last, [H, W, C], and its label [H, W].",
+    "no-data": (
+        "Replace the value, and pass 255 in the label where the image holds nothing; if it is a measurement, pass "
+        'no_data="keep".'
+    ),
     "not-finite": "Replace them before training, for example with np.nan_to_num.",
     "image-type": (
         "Convert it: whole numbers with .astype(np.uint8) or .astype(np.uint16), whichever holds them, others with "
@@ -167,7 +173,10 @@ def _with_channels(place: Path, item: Any) -> NDArray:
     if array.ndim not in (2, 3):
         found = f"has the shape {array.shape}: expected {form}."
         raise Fault("array", place, found, "Pass an array for each image and for each label, without other axes.")
-    check_count(place, array.shape, f"has the size {' x '.join(map(str, array.shape))}")
+    size = f"has the size {' x '.join(map(str, array.shape))}"
+    check_count(place, array.shape, size)
+    if array.shape[0] * array.shape[1] > _MOST_PIXELS:
+        raise Fault("file-size", place, f"{size}, more than {_MOST_PIXELS} pixels.", "")
     return array if array.ndim == 3 else array[..., None]
 
 

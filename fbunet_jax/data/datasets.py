@@ -8,10 +8,11 @@ raw folder of nnU-Net, and procedural tissue. `fbunet_jax.data.cutting` makes ti
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from fbunet_jax.config import Config, DataConfig, Layout
+from fbunet_jax.config import Config, DataConfig, Layout, NoDataRule
 from fbunet_jax.data.arrays import Arrays, open_arrays
 from fbunet_jax.data.cutting import VIEWS, Item, cut, dihedral_views, percentiles_of_tiles
 from fbunet_jax.data.faults import Fault
@@ -21,6 +22,7 @@ from fbunet_jax.data.layouts.folder import open_folder
 from fbunet_jax.data.layouts.nnunet import open_nnunet, read_classes
 from fbunet_jax.data.layouts.sources import Source, read_units
 from fbunet_jax.data.layouts.synthetic import SYNTHETIC_CLASSES, open_synthetic
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import ConfigError, DataError
 
 _LISTED = 3
@@ -66,6 +68,7 @@ class Dataset:
         class_names: Sequence[str],
         groups: Sequence[str | int] | None = None,
         names: Sequence[str | int] | None = None,
+        no_data: NoDataRule = "refuse",
     ) -> "Dataset":
         """Make a data set of arrays in memory, after the checks that files have to pass.
 
@@ -91,6 +94,8 @@ class Dataset:
             whole numbers, which become text. By default, every image is a group of its own.
           names: unique names of the images, text or whole numbers; "000", "001", … by default. Folds are made of the
             groups in natural order ("2" before "10").
+          no_data: "keep" takes a value far outside the others that many pixels of a floating-point image share for a
+            measurement, as ``data.no_data`` does for files; "refuse" for a mark of pixels without data.
 
         Returns:
           The data set, in the order of the arrays.
@@ -99,13 +104,17 @@ class Dataset:
           DataError: the arrays cannot be used. The message names the first fault and its place, such as
             ``labels[3]``, what was expected and what to do, and up to three of the other faults.
         """
+        if no_data not in get_args(NoDataRule):
+            raise DataError(f"no_data = {no_data!r}: expected {' or '.join(map(repr, get_args(NoDataRule)))}.")
         faults: list[DataError] = []
-        dataset = _read(open_arrays(images, labels, class_names, groups, names), faults.append)
+        source = replace(open_arrays(images, labels, class_names, groups, names), no_data=no_data)
+        dataset = _read(source, faults.append)
         if faults:
             raise _together(faults)
         return dataset
 
 
+@device_errors("reading the data set", "All its images are held in memory: use a part of them, or smaller ones.")
 def load_dataset(config: Config | DataConfig) -> Dataset:
     """Read the data set that the settings describe, cut it into tiles, and list its views.
 
@@ -161,7 +170,7 @@ def open_source(config: DataConfig) -> Source:
         "nnunet": open_nnunet,
         "arrays": _refuse_arrays,
     }
-    return openers[config.layout](config)
+    return replace(openers[config.layout](config), no_data=config.no_data)
 
 
 def described_classes(config: DataConfig) -> Mapping[str, int]:

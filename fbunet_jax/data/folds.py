@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import DataConfig
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import read_text
 
 FORMAT = 1
 """Version of the folds file; a newer one is refused."""
@@ -40,16 +41,17 @@ class Fold:
     test: tuple[str, ...]
 
 
-def natural_key(name: str) -> list[tuple[int, int, str, str]]:
+@lru_cache(maxsize=2**17)
+def natural_key(name: str) -> tuple[tuple[int, int, str, str], ...]:
     """Return a sorting key under which "2" stands before "10", as people expect of numbered files."""
     parts = re.split(r"([0-9]+)", name)
     # digits without leading zeros, the shorter first: int() refuses thousands of them
     digits = [part.lstrip("0") if part.isdecimal() else "" for part in parts]
-    return [
+    return tuple(
         (0, len(number), number, part) if part.isdecimal() else (1, 0, "", part)
         for part, number in zip(parts, digits, strict=True)
         if part
-    ]
+    )
 
 
 def configured_folds(groups: Sequence[str], config: DataConfig) -> tuple[Fold, ...]:
@@ -83,7 +85,7 @@ def make_folds(
     }
     if scheme not in schemes:
         raise DataError(f"The fold scheme {scheme!r} is unknown. The schemes are: {', '.join(schemes)}.")
-    names = sorted(set(groups), key=natural_key)
+    names = sorted(dict.fromkeys(groups), key=natural_key)  # which mostly are in order already
     if folds < 2:
         raise DataError(f"data.folds = {folds}: cross-validation needs at least 2 folds.")
     return schemes[scheme](names, folds)
@@ -175,7 +177,7 @@ def read_folds(path: Path) -> tuple[Fold, ...]:
     Raises:
       DataError: as `folds_from_json`.
     """
-    return folds_from_json(path.read_bytes(), str(path))
+    return folds_from_json(read_text(path, DataError), str(path))
 
 
 def folds_from_json(text: str | bytes, where: str) -> tuple[Fold, ...]:

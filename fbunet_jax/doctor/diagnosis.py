@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from typing import Literal, NamedTuple
 
+from fbunet_jax.device_errors import no_device
 from fbunet_jax.doctor.machine import Device, Machine
 
 CUDA_13_DRIVER, CUDA_12_DRIVER = 580, 525
@@ -85,11 +86,9 @@ def _package(machine: Machine) -> Finding:
 def _jax(machine: Machine) -> Finding:
     versions = ", ".join(f"{name} {machine.versions.get(name, 'missing')}" for name in ("jax", "jaxlib"))
     if machine.devices.error:
-        text, remedy = f"{versions} finds no device: {machine.devices.error}", pip_line(machine)
-        if platforms := machine.environment.get("JAX_PLATFORMS"):
-            text = f"{versions} finds no device of JAX_PLATFORMS={platforms}: {machine.devices.error}"
-            remedy = f"unset JAX_PLATFORMS; if such a device is here: {remedy}"
-        return Finding("problem", "jax", text, remedy)
+        return Finding(
+            *("problem", "jax"), *no_device(versions, machine.environment, machine.devices.error, pip_line(machine))
+        )
     return Finding("ok", "jax", versions)
 
 
@@ -185,7 +184,7 @@ def _disk(machine: Machine) -> Finding:
 
 def _step(machine: Machine) -> Finding:
     if machine.devices.error:
-        return Finding("problem", "training", "not tried, because JAX does not work.", "mend JAX first")
+        return Finding("problem", "training", "not tried, because JAX does not work.", "fix JAX first")
     if machine.step.error:
         return Finding(
             "problem", "training", f"one step of a tiny network failed: {machine.step.error}", pip_line(machine)

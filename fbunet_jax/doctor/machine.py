@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
+from fbunet_jax.data.readers.memory import machine_memory
+from fbunet_jax.device_errors import ASKING
 from fbunet_jax.experiments.probe import STEP_SECONDS, Answer, ask, examine_devices, run_briefly
 
 PACKAGES = (
@@ -23,7 +25,7 @@ PACKAGES = (
 )
 """Whose versions are looked up."""
 
-VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+VARIABLES = (*ASKING, "CUDA_VISIBLE_DEVICES", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
 """Environment variables that change which devices JAX sees."""
 
 _NVIDIA, _GOOGLE = "0x10de", "0x1ae0"
@@ -96,7 +98,7 @@ def examine() -> Machine:
     """Gather the facts; takes some seconds, because it starts JAX and trains a step."""
     source, editable = _source()
     driver, gpus = _nvidia()
-    memory, available = _memory()
+    memory, available = machine_memory()
     here = os.getcwd()  # noqa: PTH109 (the same, but as text)
     devices = examine_devices()
     return Machine(
@@ -172,31 +174,10 @@ def _on_bus(vendor: str, kind: str) -> bool:
     """Say whether a PCI device of a vendor, whose class begins with `kind`, is there (Linux)."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         with suppress(OSError):
-            if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith(kind):
+            found, its_kind = ((device / name).read_text("ascii").strip() for name in ("vendor", "class"))
+            if found == vendor and its_kind.startswith(kind):
                 return True
     return False
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Return the bytes of memory in all and available; the limit of a control group counts."""
-    total = available = None
-    with suppress(OSError, ValueError, AttributeError):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError):
-        if found := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE):
-            available = 1024 * int(found[1])
-    group = Path("/sys/fs/cgroup")
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):  # "max" is no number: no limit
-            allowed = int((group / limit).read_text())
-            if total is not None and allowed < total:
-                total = allowed
-                left = allowed - int((group / used).read_text())
-                available = left if available is None else min(available, left)
-    return total, available
 
 
 def _writable(folder: str) -> bool:

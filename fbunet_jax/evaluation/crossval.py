@@ -6,11 +6,14 @@ from pathlib import Path
 from flax import linen as nn
 
 from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.evaluation.places import with_results
 from fbunet_jax.evaluation.scores import Evaluation, evaluate_folds
 from fbunet_jax.runs.directory import Run
 
 
+@device_errors("evaluation", "Evaluate one fold at a time, or images that are cut (data.cut).")
 def evaluate(
     run: str | Path,
     folds: Sequence[int] | None = None,
@@ -22,6 +25,7 @@ def evaluate(
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     report: bool = False,
+    out: str | Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Segment one part of every fold with its best checkpoint and compare with the truth.
@@ -37,6 +41,7 @@ def evaluate(
       dataset: the data set, if one was passed to `train`: the same again.
       model: the network, likewise.
       report: also write report.html, the page with the numbers and pictures; not with `tta` or `whole`.
+      out: folder for the results; the run by default, or, where it cannot be written, a folder of the current one.
       tell: called with a line about each fold.
 
     Returns:
@@ -63,11 +68,12 @@ def evaluate(
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
     if report and (tta or whole):
         raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
+    opened = with_results(opened, out, tell)
     evaluation = evaluate_folds(
         opened, folds, split=split, root=root, tta=tta, whole=whole, dataset=dataset, model=model, tell=tell
     )
     if report:
         from fbunet_jax.evaluation.report import write_report  # Matplotlib, which the numbers do without
 
-        write_report([run], split=split, root=root, dataset=dataset, model=model)
+        write_report([run], split=split, root=root, results=opened.results, dataset=dataset, model=model)
     return evaluation

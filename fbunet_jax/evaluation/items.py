@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.data.readers.memory import available_memory
+from fbunet_jax.data.readers.pixels import DEFLATE
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.segmentation import FoldSegmentation
 from fbunet_jax.runs.files import write_atomically
-
-_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ def read_items(path: Path) -> ItemCounts:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
-            if size > _MOST_BYTES:
-                raise ValueError(f"it holds {size:,} bytes")
+        most, available = DEFLATE * path.stat().st_size, available_memory()
+        if size > most:
+            raise ValueError(f"it says that it holds {size:,} bytes, and its own cannot be more than {most:,}")
+        if available is not None and size > available:
+            raise ValueError(f"it holds {size:,} bytes, and {available:,} bytes of memory are available")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             counts = ItemCounts(
                 fold=int(archive["fold"]),

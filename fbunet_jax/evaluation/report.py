@@ -12,10 +12,12 @@ from flax import linen as nn
 
 from fbunet_jax.config import Config, to_toml
 from fbunet_jax.data.datasets import Dataset
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.evaluation import pictures, summary
 from fbunet_jax.evaluation.compare import check_comparable, compare, interval_note, run_names
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.pictures import Segmented, Shown
+from fbunet_jax.evaluation.places import with_results
 from fbunet_jax.evaluation.scores import absence_notes, evaluate_folds, present_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import LEAST_GROUPS, class_iou
@@ -25,6 +27,7 @@ from fbunet_jax.runs.directory import Run
 from fbunet_jax.runs.files import write_atomically
 from fbunet_jax.runs.trained import trained_folds
 from fbunet_jax.tables import percent, percentage_points
+from fbunet_jax.user_files import expand
 
 EXTREMES = 3
 """How many of the worst and of the best images are shown."""
@@ -67,12 +70,14 @@ class _ReportedRun:
         return pictures.rank(self.folds)
 
 
+@device_errors("drawing the report")
 def write_report(
     runs: Sequence[str | Path],
     *,
     split: str = "test",
     root: str = "",
     out: str | Path | None = None,
+    results: str | Path | None = None,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     tell: Callable[[str], None] = lambda line: None,
@@ -85,7 +90,8 @@ def write_report(
       runs: one run directory or more; the report is about the first.
       split: ``"test"`` or ``"validation"``.
       root: folder of the data set, where it is no longer where the runs found it.
-      out: the file; report.html in the first run by default.
+      out: the file; report.html in the first run, or where its results are, by default.
+      results: folder with the results of the first run; as for `fbunet_jax.evaluate` by default.
       dataset: the data set, if one was passed to the trainings: the same again.
       model: the network, if one was passed to one of the trainings: the same again.
       tell: called with a line about each fold that is evaluated.
@@ -96,21 +102,29 @@ def write_report(
     Raises:
       UserError: a run has no trained fold, its data are missing, or the runs do not belong together.
     """
-    opened = [Run(Path(run).expanduser()) for run in runs]
+    opened = [Run(Path(run)) for run in runs]
+    if results:
+        opened[0] = with_results(opened[0], results)
     check_comparable(opened)
     passed = dataset
     config, dataset = load_run_data(opened[0], root, dataset=passed)
     reported = []
-    for run, name in zip(opened, run_names(opened), strict=True):
+    for place, name in enumerate(run_names(opened)):
+        run = opened[place]
         network = model if run.read_passed().model or len(opened) == 1 else None
         known = {counts.fold for counts in present_items(run, split)}
         missing = [fold for fold in trained_folds(run) if fold not in known]
         if missing or not known:
+            run = opened[place] = with_results(run, run.results, tell)
+            if run.results:  # what it has itself is not read from there
+                known = {counts.fold for counts in present_items(run, split)}
+                missing = [fold for fold in trained_folds(run) if fold not in known]
+        if missing or not known:
             evaluate_folds(run, missing or None, split=split, root=root, dataset=passed, model=network, tell=tell)
-        own = config if run is opened[0] else run.read_config()
+        own = config if place == 0 else run.read_config()
         reported.append(_ReportedRun(run, name, own, dataset, present_items(run, split), network))
     page = _render(_content(reported, split))
-    file = Path(out).expanduser() if out else opened[0].report(split)
+    file = expand(out) if out else with_results(opened[0], opened[0].results, tell).report(split)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, page)
     return file

@@ -237,7 +237,7 @@ def _row(scores: Mean) -> list[float | None]:
 
 
 def table(evaluation: Evaluation) -> str:
-    """Return the table that evaluate.py prints: IoU in %, classes x folds, mean and deviation, rounds side by side.
+    """Return the table that evaluate prints: IoU in %, classes x folds, mean and deviation, rounds side by side.
 
     Each cell holds the last round's value, then the first round's in brackets where there are several. Below it, the
     classes that a fold lacks.

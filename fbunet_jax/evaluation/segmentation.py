@@ -54,11 +54,12 @@ def load_run_data(
     try:
         dataset = load_dataset(config.data)
     except DataError as error:
-        raise DataError(f"{error} If the data set has moved, give its folder (root).") from error
+        raise DataError(f"{error} If the data set has moved, give its folder (root).", argument="root") from error
     if describe(dataset)["fingerprint"] != run.read_dataset()["fingerprint"]:
         raise RunError(
             f"The images in {config.data.root or 'the synthetic data set'} are not those that {run.path} was trained "
-            "with. Give the folder of the same data set (root)."
+            "with. Give the folder of the same data set (root).",
+            argument="root",
         )
     if whole:
         if not config.data.cut:

@@ -4,6 +4,7 @@ import itertools
 import os
 from typing import NamedTuple
 
+from fbunet_jax.device_errors import no_device
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.experiments.probe import examine_devices
 
@@ -37,7 +38,8 @@ def find_devices(workers: int | None = None) -> list[Device]:
         raise ConfigError(f"--workers {workers}: expected a number of at least 1.")
     answer = examine_devices()
     if answer.error:
-        raise RunError(f"JAX finds no device: {answer.error}. See fbunet doctor.")
+        text, remedy = no_device("JAX", os.environ, answer.error, "see fbunet doctor")
+        raise RunError(f"{text}. {remedy[0].upper()}{remedy[1:]}.")
     platform, kind = answer.values["devices"][0]["platform"], answer.values["devices"][0]["kind"]
     if platform == "cpu":
         return _shares(workers or 1)

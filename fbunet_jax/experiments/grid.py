@@ -117,6 +117,6 @@ def runs_beside(first: str, seed: int) -> Runs:
 
     def run(place: Place) -> Run:
         path = first if place.seed == seed else f"{first.rstrip('/')}-seed{place.seed}"
-        return Run(Path(path).expanduser())
+        return Run(Path(path))
 
     return run

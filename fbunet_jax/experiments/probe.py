@@ -62,14 +62,12 @@ def run_briefly(
 ) -> tuple[int | None, str, str]:
     """Return exit code, output and errors; None for a process that did not end, 127 for a program that is not there."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment, check=False
-        )
+        done = subprocess.run(command, capture_output=True, timeout=seconds, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return None, "", ""
     except OSError:
         return 127, "", ""
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def devices() -> dict[str, Any]:

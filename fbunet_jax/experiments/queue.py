@@ -145,7 +145,13 @@ class Sweep:
         return False
 
     def _last_words(self, place: Place, code: int) -> str:
-        how = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL:
+            how = (
+                "it was killed, as Linux does when memory is short: train fewer at once, and it resumes from its last "
+                "checkpoint; a smaller training.batch_size or data.crop takes another folder"
+            )
+        else:
+            how = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
         text = self.log(place).read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
         return "\n  ".join([f"The end of {self.log(place)} ({how}):", *lines])

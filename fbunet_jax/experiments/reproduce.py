@@ -12,7 +12,7 @@ from typing import TextIO, cast
 
 import jax
 
-from fbunet_jax.config import Config, with_absolute_root
+from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.identity import describe
 from fbunet_jax.errors import RunError
@@ -78,7 +78,6 @@ def reproduce(
     cells = {place_of(cell): cell for cell in read_cells(folder.cells)}
     outcomes = [Outcome(place, "finished" if place in cells else "not begun") for place in grid]
     missing = [outcome for outcome in outcomes if outcome.place not in cells]
-    grid = replace(grid, config=with_absolute_root(grid.config))
     if _is_of_format_1(grid, cells.values(), [each.place for each in missing]):
         grid = replace(grid, config=in_format_1(grid.config))
         tell("This table began in format 1 of the settings: the cells that it lacks are trained as those that it has.")
@@ -183,7 +182,7 @@ class _Work:
             "seed": place.seed,
             "setting": setting,
             "data": {
-                "name": "synthetic" if data.layout == "synthetic" else Path(data.root).name,
+                "name": "synthetic" if data.layout == "synthetic" else Path(data.root).absolute().name,
                 "class_names": dataset["class_names"],
                 "channels": dataset["channels"],
                 "fingerprint": dataset["fingerprint"],

@@ -1,5 +1,6 @@
 """One batch of tiles through every fold: mean probabilities and the disagreement between folds, on the device."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.models.contract import segment
 from fbunet_jax.pipeline.augment import VIEWS, dihedral_view, opposite_view
 from fbunet_jax.runs.trained import TrainedFold
@@ -85,6 +87,14 @@ class Ensemble:
         tiles, (scale, shift) = jnp.asarray(pixels), affines[0]
         members = [self._segment_rounds(self._variables[0], tiles, scale, shift, view) for view in _views(tta)]
         return self._combine_rounds(members, weights)
+
+
+def segmenting(tile: int, batch: int) -> contextlib.AbstractContextManager[None]:
+    """Raise a DeviceError, which says what takes less memory, where a device cannot segment tiles."""
+    return device_errors(
+        f"segmenting {batch} tile{'s' * (batch > 1)} of {tile} x {tile} pixels at once",
+        "Lower tile or batch, take one fold, or set precision to bfloat16.",
+    )
 
 
 def _views(tta: bool) -> list[np.int32]:

@@ -11,15 +11,18 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from fbunet_jax.config import Alpha
 from fbunet_jax.data.folds import natural_key
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, open_tiff, read_image, read_opened
-from fbunet_jax.data.readers.pixels import drop_opaque_alpha, intensities
-from fbunet_jax.data.readers.tiff import CHANNEL_AXES, PAGE_AXES, arrange, has_alpha
+from fbunet_jax.data.readers.pixels import intensities, without_alpha
+from fbunet_jax.data.readers.tiff import CHANNEL_AXES, PAGE_AXES, arrange
+from fbunet_jax.data.readers.tiff_meaning import has_alpha
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import Axis, stacks
 from fbunet_jax.inference.pixel_size import PixelSize, read_pixel_size, resolution_tags
 from fbunet_jax.inference.tiff_regions import TiffRegions
 from fbunet_jax.inference.zarr_input import is_zarr, open_zarr
+from fbunet_jax.user_files import is_clutter, is_text, listed, missing, real, stem, suffix
 
 WHOLE_VALUES = 2**26
 """TIFFs with more values than this are not read at once."""
@@ -93,13 +96,15 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in inputs:
+        if _is_passed_over(path):
+            continue
         if is_zarr(path):
             files.append(path)
         elif path.is_dir():
-            found = [each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES or is_zarr(each)]
-            found = sorted((each for each in found if each.name[0] != "."), key=lambda each: natural_key(each.name))
+            found = [each for each in listed(path) if suffix(each) in IMAGE_SUFFIXES or is_zarr(each)]
+            found.sort(key=lambda each: natural_key(each.name))
             if not found:
-                inner = next((each.name for each in sorted(path.iterdir()) if each.is_dir()), "")
+                inner = next((each.name for each in listed(path) if each.is_dir()), "")
                 hint = f" It has a folder {inner}; give {path / inner}." if inner else ""
                 kinds = ", ".join((*IMAGE_SUFFIXES, ".zarr"))
                 raise DataError(f"{path} has no image: expected files of {kinds}.{hint}")
@@ -107,13 +112,13 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise DataError(f"{path} does not exist. Give an image or a folder of images.")
+            raise DataError(f"{path} {missing(path)}. Give an image or a folder of images.")
     names: dict[str, Path] = {}
     for file in dict.fromkeys(files):
         if name_of(file) in ("", ".", ".."):
             raise DataError(f"{file} has no name that its results could have. Rename it.")
         other = names.setdefault(name_of(file), file)
-        if other.resolve() != file.resolve():
+        if other != file and real(other) != real(file):
             raise DataError(
                 f"{other} and {file} have the same name, so one result would overwrite the other. Segment them into "
                 "different folders."
@@ -121,9 +126,16 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     return list(names.values())
 
 
+def _is_passed_over(path: Path) -> bool:
+    """Say whether an input is what a shell's * gives beside images, such as @eaDir and Thumbs.db."""
+    if path.name == ".." or not is_clutter(path.name):
+        return False
+    return path.is_dir() or suffix(path) not in IMAGE_SUFFIXES or path.name.startswith(("._", "~$"))
+
+
 def name_of(file: Path) -> str:
     """Return the name of an image's results: "07" for 07.tif and 07.ome.tif."""
-    return file.stem.removesuffix(".ome")
+    return stem(file)
 
 
 def as_pages(image: NDArray, channels: int, *, stack: bool) -> NDArray:
@@ -178,32 +190,35 @@ def _narrowed(array: NDArray) -> NDArray:
 
 
 @contextlib.contextmanager
-def open_image(path: Path, axes: str) -> Iterator[OpenImage]:
+def open_image(path: Path, axes: str, alpha: Alpha = "refuse") -> Iterator[OpenImage]:
     """Open a file.
 
     Args:
       path: TIFF, PNG, JPEG, or the folder of an OME-Zarr image.
       axes: see `read_image`.
+      alpha: see `read_image`.
 
     Raises:
       DataError: the file cannot be used, see `read_image`; for values that are not finite and pixels that are not
         opaque in a large file only when they are read.
     """
+    if not is_text(str(path) if is_zarr(path) else path.name):
+        raise DataError(f"{str(path)!r} is not text in UTF-8, so no table could name it. Rename it.")
     if is_zarr(path):
         found, channels, read, dtype = open_zarr(path)
         yield OpenImage(path, found, channels, read, dtype, resolution_tags(found), "ome")
         return
-    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
-        yield _whole(path, read_image(path, axes), (), PixelSize())
+    if suffix(path) not in (".tif", ".tiff") or not path.is_file():
+        yield _whole(path, read_image(path, axes, alpha), (), PixelSize())
         return
     with open_tiff(path, axes) as (series, order):
         size = read_pixel_size(series)
         pages = _page_axes(order, series.shape, size)
         large = math.prod(series.shape) > WHOLE_VALUES and series.dtype.kind != "b"
         if large:
-            image = _large(path, series, order, (pages, size))
+            image = _large(path, series, order, (pages, size), alpha)
         else:
-            image = _whole(path, read_opened(path, series, order), pages, size)
+            image = _whole(path, read_opened(path, series, order, alpha), pages, size)
     yield image
 
 
@@ -217,18 +232,18 @@ def _whole(path: Path, array: NDArray, pages: tuple[Axis, ...], size: PixelSize)
 
 
 def _large(
-    path: Path, series: tifffile.TiffPageSeries, order: str, found: tuple[tuple[Axis, ...], PixelSize]
+    path: Path, series: tifffile.TiffPageSeries, order: str, found: tuple[tuple[Axis, ...], PixelSize], alpha: Alpha
 ) -> OpenImage:
     """Read rectangles where and when they are used."""
     pages, size = found
-    regions, alpha = TiffRegions(path, series, order), has_alpha(series)
+    regions, tagged = TiffRegions(path, series, order), has_alpha(series)
     in_page = "".join(axis for axis in order if axis not in PAGE_AXES)
     sizes = dict(zip(order, series.shape, strict=True))
-    channels = math.prod(sizes[axis] for axis in in_page if axis in CHANNEL_AXES) - alpha
+    channels = math.prod(sizes[axis] for axis in in_page if axis in CHANNEL_AXES) - (tagged and alpha != "channel")
 
     def read(page: int, rows: slice, columns: slice) -> NDArray:
         values = arrange(regions.read(page, rows, columns), in_page)
-        return intensities(path, drop_opaque_alpha(path, values) if alpha else values)[0]
+        return intensities(path, without_alpha(path, values, alpha) if tagged else values)[0]
 
     axes = (*pages, size.axis("y", sizes["Y"]), size.axis("x", sizes["X"]))
     dtype = intensities(path, np.empty(0, series.dtype.newbyteorder("="))).dtype

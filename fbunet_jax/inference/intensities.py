@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.config import NoDataRule
+from fbunet_jax.data.no_data import find_no_data
 from fbunet_jax.inference.images import OpenImage
 from fbunet_jax.inference.predictor import Predictor, sample_rows
 from fbunet_jax.pipeline.normalisation import Normalisation
@@ -15,14 +17,19 @@ _SLACK = 0.5
 _SAMPLE_PIXELS = 2**20
 
 
-def page_warning(predictor: Predictor, image: OpenImage, page: int) -> str:
-    """Return a sentence where the intensities of a page do not fit the network, see `intensity_warning`."""
+def page_warning(predictor: Predictor, image: OpenImage, page: int, no_data: NoDataRule = "refuse") -> str:
+    """Return what does not fit the network in a page: its intensities, or, once for each, its type and range.
+
+    See `intensity_warning` and `fbunet_jax.inference.image_kinds.KindWatch`.
+    """
     sample = sample_rows(image.rows(page), image.height, image.width, _SAMPLE_PIXELS)
     name = f"{image.path}, page {page}" if image.pages > 1 else f"{image.path}"
-    return intensity_warning(predictor.folds[0].normalisation, name, sample)
+    kind = predictor.kinds.word(name, sample)
+    word = intensity_warning(predictor.folds[0].normalisation, name, sample, no_data)
+    return " ".join(filter(None, (word, kind)))
 
 
-def intensity_warning(normalisation: Normalisation, name: str, sample: NDArray) -> str:
+def intensity_warning(normalisation: Normalisation, name: str, sample: NDArray, no_data: NoDataRule = "refuse") -> str:
     """Return a sentence where the intensities of an image do not fit the network, or an empty string.
 
     A run stores the mean and deviation of its training images with `standardise` only. With `scale` the network sees
@@ -33,10 +40,16 @@ def intensity_warning(normalisation: Normalisation, name: str, sample: NDArray) 
       normalisation: of the network.
       name: of the image or page, for the sentence.
       sample: `[rows, W, C]` as stored.
+      no_data: "keep" where training kept a value that looks like a mark for no data.
     """
     values = sample.reshape(-1, sample.shape[-1])
     if len(values) > 1 and (values == values[0]).all() and not _constant_in_training(normalisation):
         return f"{name}: the image is constant ({_numbers(values[0])}); there is nothing to segment."
+    if no_data == "refuse" and (found := find_no_data(sample)):
+        return (
+            f"{name}: {100 * found.share:.2g} % of the intensities are {found.value:.8g}, which looks like a mark for "
+            "no data; the segmentation means nothing there, and little near it."
+        )
     if normalisation.kind == "standardise":
         return _far_from_training(normalisation, name, values)
     if normalisation.kind == "scale":

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fbunet_jax.errors import RunError
+from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.inference.images import name_of
 from fbunet_jax.inference.outputs import UNFINISHED, short_hash
+from fbunet_jax.runs.disks import scratch_folder
 from fbunet_jax.runs.files import create_once, read_json, write_atomically
+from fbunet_jax.user_files import is_text, listed, real
 
 
 class OutputFolder:
@@ -52,14 +56,15 @@ class OutputFolder:
 
         Raises:
           RunError: it holds results that may not be replaced, or files that are not results.
+          DataError: its disk takes the names of two images for one.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and listed(self.path):
             if not self.record.exists():
                 raise RunError(
-                    f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
-                    "with --out."
+                    f"{self.path} holds files that are not results of predict, which could be lost. Choose a new "
+                    "folder with --out."
                 )
             if self._has_results() and not overwrite:
                 raise RunError(
@@ -68,6 +73,7 @@ class OutputFolder:
                 )
             self._remove_results(images)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._check_names(images)
         write_atomically(self.record, _as_text(settings))
 
     def join(self, settings: dict[str, Any], images: Sequence[Path], *, overwrite: bool = False) -> None:
@@ -81,6 +87,8 @@ class OutputFolder:
         Raises:
           RunError: it holds results of other settings, or files that are not results.
         """
+        if not is_text(str(self.path)):
+            raise RunError(f"{str(self.path)!r} is not text in UTF-8, which OME-Zarr needs. Choose another with --out.")
         if overwrite and self.record.exists():
             self.begin(settings, images, overwrite=True)
             return
@@ -89,12 +97,13 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._keep_apart(images)
         # looked at before the record: whoever began the folder wrote that first
-        foreign = any(not each.name.startswith(f".{self.record.name}.") for each in self.path.iterdir())
+        foreign = bool(listed(self.path))
         if foreign and not self.record.exists():
             raise RunError(
-                f"{self.path} holds files that are no results of predict, which could be lost. Choose a new folder "
+                f"{self.path} holds files that are not results of predict, which could be lost. Choose a new folder "
                 "with --out."
             )
+        self._check_names(images)
         if create_once(self.record, _as_text(settings)):
             return
         found = read_json(self.record, dict[str, Any])
@@ -111,7 +120,7 @@ class OutputFolder:
     def _has_results(self) -> bool:
         """Say whether an image was finished."""
         labels = self.path / "labels"
-        finished = labels.is_dir() and any(not each.name.startswith(UNFINISHED) for each in labels.iterdir())
+        finished = labels.is_dir() and any(not each.name.startswith(UNFINISHED) for each in listed(labels))
         return finished or self.summary.exists() or self.label_next.exists()
 
     def _remove_results(self, images: Sequence[Path]) -> None:
@@ -122,11 +131,30 @@ class OutputFolder:
             else:
                 path.unlink(missing_ok=True)
 
+    def _check_names(self, images: Sequence[Path]) -> None:
+        """Raise a DataError if two images would have one result, because the disk does not tell their names apart."""
+        alike: dict[str, Path] = {}
+        for image in images:
+            other = alike.setdefault(unicodedata.normalize("NFC", name_of(image)).casefold(), image)
+            if other is image:
+                continue
+            with scratch_folder(self.path) as scratch:
+                (scratch / name_of(other)).touch()
+                is_one = (scratch / name_of(image)).exists()
+            if is_one:
+                raise DataError(
+                    f"{other} and {image} would have one result: the disk of {self.path} does not tell upper from "
+                    "lower case, or ways to write an accent. Rename one of them, or choose another --out."
+                )
+
     def _keep_apart(self, images: Sequence[Path]) -> list[Path]:
         """Return the folders of results, among which none of the images may be."""
         results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
+        within = [real(folder) for folder in results]
+        places = {parent: real(parent) for parent in {image.parent for image in images}}
         for image in images:
-            if any(image.resolve().is_relative_to(folder.resolve()) for folder in results):
+            place = real(image) if image.is_symlink() else places[image.parent] / image.name
+            if any(place.is_relative_to(folder) for folder in within):
                 raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
         return results
 

@@ -1,12 +1,17 @@
 """The files of a segmentation: written by bands under another name, renamed when they are complete."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
+import mmap
+import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tifffile
@@ -84,10 +89,33 @@ def label_pages(pages: int, height: int, width: int, scratch: Path, dtype: DType
         yield np.zeros(shape, dtype)
         return
     try:
-        np.memmap(scratch, dtype, mode="w+", shape=shape).flush()
-        yield np.memmap(scratch, dtype, mode="r+", shape=shape)
+        with _mapped_file(scratch, math.prod(shape) * np.dtype(dtype).itemsize) as file:
+            yield np.memmap(file, dtype, mode="r+", shape=shape)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _mapped_file(scratch: Path, size: int) -> Iterator[IO[bytes]]:
+    """Yield a file of zeros that can be mapped, on the disk of the results if that can map one, or a temporary one."""
+    with contextlib.ExitStack() as opened:
+        file: IO[bytes] = opened.enter_context(scratch.open("w+b"))
+        file.truncate(size)
+        try:
+            mmap.mmap(file.fileno(), size).close()
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise
+            file = opened.enter_context(tempfile.TemporaryFile())
+            file.truncate(size)
+        # now, because a full disk ends a process that writes into a mapped page without a word
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise OSError(error.errno, error.strerror, str(scratch)) from error
+        yield file
 
 
 @contextlib.contextmanager

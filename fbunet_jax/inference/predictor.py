@@ -3,6 +3,7 @@
 import itertools
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import ConfigError, DataError, RunError
-from fbunet_jax.inference.ensemble import Affine, Ensemble
+from fbunet_jax.inference.ensemble import Affine, Ensemble, segmenting
+from fbunet_jax.inference.image_kinds import KindWatch
 from fbunet_jax.inference.images import Rows, as_pages
 from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.prediction import Band, Prediction
@@ -55,6 +58,7 @@ class Predictor:
       channels: number of image channels C.
       class_names: in class order.
       unit: what the tiles' sides are multiples of, pixels.
+      kinds: compares images with those of the training, once for each type.
 
     Example:
       >>> import numpy as np
@@ -80,7 +84,9 @@ class Predictor:
                 f"precision = {precision!r}: the network {type(model).__name__} has no field dtype that could be "
                 "changed. Leave precision out."
             )
-        self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else None)
+        self.kinds = KindWatch(self.folds[0])
+        with device_errors("putting the weights on the device", "One fold takes less than all of them."):
+            self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else None)
 
     def predict(
         self,
@@ -103,6 +109,8 @@ class Predictor:
           batch: see `Tiles`.
           tta: see `Tiles`.
 
+        Warns of an image of another type or range than the training images, once for each type.
+
         Raises:
           DataError: shape, type, channels or values do not fit.
           ConfigError: tile, overlap or batch do not fit.
@@ -114,6 +122,8 @@ class Predictor:
                 f"The image holds values of type {np.asarray(image).dtype}, but the network divides integers by the "
                 "largest value of their type. Give the type of the files that it was trained with."
             )
+        if word := self.kinds.word("The image", images, given=np.asarray(image).dtype):
+            warnings.warn(word, stacklevel=2)
         pages = []
         for page in images:
             height, width = page.shape[:2]
@@ -193,11 +203,12 @@ class Predictor:
                 padded = np.stack([*pixels, *[pixels[-1]] * (batch - len(chunk))])
                 yield corners, partial(segment, padded, weights=weights, tta=tiles.tta)
 
-        for corners, results in in_order(batches()):
-            # not strict: the results of the padding are dropped
-            for (top, left), weighted in zip(corners, results, strict=False):
-                yield from blender.add(top, left, weighted)
-        yield from blender.finish()
+        with segmenting(tiling.tile, batch):
+            for corners, results in in_order(batches()):
+                # not strict: the results of the padding are dropped
+                for (top, left), weighted in zip(corners, results, strict=False):
+                    yield from blender.add(top, left, weighted)
+            yield from blender.finish()
 
     def tiling(self, tiles: Tiles, page: tuple[int, int] | None = None) -> Tiling:
         """Return the tiles that these settings, None for the default, stand for.
@@ -244,6 +255,11 @@ def load(
       >>> [fold.fold for fold in load("runs/quickstart/unet").folds]
       [0]
     """
+    with device_errors("reading the weights", "One fold takes less than all of them."):
+        return _load(run, fold, precision, model)
+
+
+def _load(run: str | Path, fold: int | None, precision: Precision | None, model: nn.Module | None) -> Predictor:
     opened = Run(Path(run))
     count = opened.read_config().data.folds
     if fold is not None and not 0 <= fold < count:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.config import Alpha, NoDataRule
 from fbunet_jax.errors import DataError
 from fbunet_jax.figures import draw_overlay
 from fbunet_jax.inference.images import OpenImage, name_of, open_image
@@ -19,6 +20,7 @@ from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.outputs import Planes, label_pages, stored_values, write_labels
 from fbunet_jax.inference.prediction import Band
 from fbunet_jax.inference.predictor import Predictor, Tiles
+from fbunet_jax.user_files import suffix
 
 OVERLAY_SIDE = 1600
 """Largest side of an overlay, in pixels."""
@@ -35,6 +37,8 @@ class Settings:
     """How to segment, and which files to write besides labels; see `Predictor.bands` and the command's help.
 
     Attributes:
+      alpha: what a channel is that is tagged as transparency, as in training.
+      no_data: whether a value that stands for no data was refused in training, or kept.
       labels: whether label files hold the "values" of the classes in the data set, if they are known, or "indices".
       label_values: these values in class order; empty if they are not known.
     """
@@ -44,6 +48,8 @@ class Settings:
     batch: int | None = None
     tta: bool = False
     axes: str = ""
+    alpha: Alpha = "refuse"
+    no_data: NoDataRule = "refuse"
     probabilities: bool = False
     uncertainty: bool = False
     overlays: bool = True
@@ -71,7 +77,7 @@ def segment_file(
       DataError: the file cannot be read or does not fit the network.
     """
     name = name_of(path)
-    with open_image(path, settings.axes) as image:
+    with open_image(path, settings.axes, settings.alpha) as image:
         if image.channels != predictor.channels:
             raise DataError(other_channels(path, image.channels, predictor.channels))
         folder.labels(name).parent.mkdir(exist_ok=True)
@@ -83,7 +89,7 @@ def segment_file(
         ):
             for page in range(image.pages):
                 uncertainty = _segment_page(predictor, image, page, labels[page], settings, (write_maps, done))
-                pages.append(_summary(predictor, image, page, labels[page], uncertainty))
+                pages.append(_summary(predictor, image, page, labels[page], uncertainty, no_data=settings.no_data))
                 if settings.overlays:
                     overlay = folder.overlay(name, page, image.pages)
                     _write_overlay(overlay, image, page, labels[page], predictor.class_names)
@@ -101,7 +107,7 @@ def other_channels(path: Path, found: int, expected: int) -> str:
         f"{path} has {found} channel{'s' if found != 1 else ''}, but the network was trained with {expected}. Give "
         "images of the same kind as the training images."
     )
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if suffix(path) in (".tif", ".tiff"):
         message += " --axes says what the axes of a TIFF are."
     if name_of(path).endswith("_0000"):
         message += " Channels in separate files (nnU-Net) have to be joined into one file first."
@@ -129,7 +135,13 @@ def _segment_page(
 
 
 def _summary(
-    predictor: Predictor, image: OpenImage, page: int, labels: NDArray[np.uint8], uncertainty: UncertaintyMap
+    predictor: Predictor,
+    image: OpenImage,
+    page: int,
+    labels: NDArray[np.uint8],
+    uncertainty: UncertaintyMap,
+    *,
+    no_data: NoDataRule,
 ) -> PageSummary:
     classes = len(predictor.class_names)
     profiles = count_objects(labels[None], classes)[0].tolist()
@@ -146,7 +158,7 @@ def _summary(
         entropy,
         disagreement if len(predictor.folds) > 1 else None,
         uncertainty.regions(),
-        page_warning(predictor, image, page),
+        page_warning(predictor, image, page, no_data),
     )
 
 

@@ -1,6 +1,7 @@
 """Rectangles of a large TIFF: mapped where they lie in the file, or decoded from its strips and tiles."""
 
 import collections
+import contextlib
 import itertools
 import math
 from pathlib import Path
@@ -40,9 +41,10 @@ class TiffRegions:
         self._page_shape = [size for axis, size in zip(order, series.shape, strict=True) if axis in PAGE_AXES]
         self._mapped: dict[str, Any] = {}
         if series.dataoffset is not None and series.keyframe.is_memmappable:
-            array: Any = series.asarray(out="memmap")
-            self._mapped = {"dtype": array.dtype, "shape": array.shape, "offset": array.offset}
-        else:
+            with contextlib.suppress(OSError):  # some disks cannot map a file
+                array: Any = series.asarray(out="memmap")
+                self._mapped = {"dtype": array.dtype, "shape": array.shape, "offset": array.offset}
+        if not self._mapped:
             self._directories = _Directories(path, series)
 
     def read(self, page: int, rows: slice, columns: slice) -> NDArray:
@@ -71,6 +73,7 @@ class _Directories:
             )
         self._jpeg = {"jpegheader": page.jpegheader} if page.compression in _JPEG else {}
         self._places = [(each.dataoffsets, each.databytecounts, each.jpegtables) for each in series.pages if each]
+        self._fill = [each.keyframe.nodata for each in series.pages if each and each.keyframe]
         self._kept: collections.OrderedDict[tuple[int, int], tuple[Any, ...]] = collections.OrderedDict()
 
     def read(self, index: _Index, order: str) -> NDArray:
@@ -130,12 +133,18 @@ class _Directories:
         key = (number, segment)
         if key not in self._kept:
             offsets, counts, tables = self._places[number]
-            with self._path.open("rb") as file:
-                file.seek(offsets[segment])
-                data = file.read(counts[segment])
+            data = None  # left out, see `tiff_parts.check_parts`
+            if counts[segment]:
+                with self._path.open("rb") as file:
+                    file.seek(offsets[segment])
+                    data = file.read(counts[segment])
             options = {**self._jpeg, "jpegtables": tables} if self._jpeg else {}
             with decoding(self._path, "TIFF"), without_complaints(self._path):
-                self._kept[key] = self._decode(data, segment, _fullsize=False, **options)
+                values, place, shape = self._decode(data, segment, _fullsize=False, **options)
+            if values is None:
+                dtype = self._keyframe.dtype.newbyteorder("=")
+                values = np.broadcast_to(np.asarray(self._fill[number], dtype), shape)
+            self._kept[key] = values, place, shape
             while len(self._kept) > 1 and sum(each[0].nbytes for each in self._kept.values()) > CACHED_BYTES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

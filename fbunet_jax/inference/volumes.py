@@ -20,6 +20,7 @@ from fbunet_jax.inference.segment_file import Settings, other_channels
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.inference.zarr_input import is_zarr
 from fbunet_jax.inference.zarr_output import ZarrImage, channel_metadata, label_metadata
+from fbunet_jax.user_files import real
 
 DEFAULT_CHUNK = 1024
 CHUNK_UNIT = 16
@@ -117,7 +118,7 @@ class Volume:
         """Create the arrays, or open them if they are there."""
         here, source = self.labels.path, ""
         if is_zarr(self.path):  # viewers open it together with the labels
-            source = os.path.relpath(self.path.resolve(), here.resolve())
+            source = os.path.relpath(real(self.path), real(here))
         self.labels.create(label_metadata(self.classes, source))
         for array, names in self.maps.values():
             array.create(channel_metadata(names))
@@ -142,10 +143,10 @@ class Volume:
         """
         warning, settings = "", self._settings
         if self._image is None:
-            self._image = self._opened.enter_context(open_image(self.path, settings.axes))
+            self._image = self._opened.enter_context(open_image(self.path, settings.axes, settings.alpha))
         if self._windows is None or self._windows[0] != chunk.page:
             tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
-            warning = page_warning(self._predictor, self._image, chunk.page)
+            warning = page_warning(self._predictor, self._image, chunk.page, settings.no_data)
             self._windows = chunk.page, PageWindows(self._predictor, self._image, chunk.page, tiles)
         self._write(chunk, self._windows[1].segment(chunk.rows, chunk.columns))
         return warning
@@ -180,7 +181,7 @@ def describe_volumes(
     volumes = []
     # not as they are given: a shell sorts *.zarr by its language
     for file in sorted(files, key=Path.resolve):
-        with open_image(file, settings.axes) as image:
+        with open_image(file, settings.axes, settings.alpha) as image:
             volumes.append(Volume(image, predictor, folder, settings, chunk))
     return volumes
 
@@ -198,6 +199,6 @@ def parts_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, 
 def record_of(volumes: Sequence[Volume]) -> dict[str, Any]:
     """Return what prediction.json says of the inputs."""
     return {
-        str(volume.path.resolve()): {"shape": [axis.size for axis in volume.axes], "dtype": str(volume.dtype)}
+        str(real(volume.path)): {"shape": [axis.size for axis in volume.axes], "dtype": str(volume.dtype)}
         for volume in volumes
     }

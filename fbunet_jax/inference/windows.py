@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.inference.ensemble import segmenting
 from fbunet_jax.inference.images import OpenImage
 from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.prediction import Band
@@ -38,6 +39,10 @@ class PageWindows:
 
     def segment(self, rows: range, columns: range) -> Band:
         """Segment the window of these rows and columns, which lies in the page."""
+        with segmenting(self._tiling.tile, self._batch):
+            return self._segment(rows, columns)
+
+    def _segment(self, rows: range, columns: range) -> Band:
         side = self._tiling.tile
         total = np.zeros((len(rows), len(columns), len(self._predictor.class_names) + 1), np.float32)
         places = [

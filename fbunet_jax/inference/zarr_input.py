@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fbunet_jax.data.readers.pixels import intensities
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import KINDS, Axis, place_of_page
+from fbunet_jax.inference.zarr_chunks import ChunkFiles
+from fbunet_jax.user_files import read_text, suffix
 
 CACHED_BYTES = 2**27
 """Of decoded chunks that are kept, since neighbouring rectangles share them."""
@@ -22,7 +24,7 @@ _EXPECTED = "expected a group with the multiscales metadata of OME-Zarr 0.5 or 0
 def is_zarr(path: Path) -> bool:
     """Say whether a path is a folder of Zarr: by its name, or by the metadata in it."""
     names = ("zarr.json", ".zgroup", ".zarray")
-    return path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in names))
+    return path.is_dir() and (suffix(path) == ".zarr" or any((path / name).is_file() for name in names))
 
 
 def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, slice], NDArray], np.dtype]:
@@ -37,7 +39,7 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
 
     Raises:
       DataError: the group is no OME-Zarr image, has other axes than t, c, z, y and x, or values of another type than
-        images have; when a chunk is read: it is damaged, or has values that are not finite.
+        images have; when a chunk is read: it is damaged or lost (see `ChunkFiles`), or has values that are not finite.
     """
     metadata, driver = _multiscales(path)
     axes, inner = _axes(path, metadata)
@@ -49,6 +51,7 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
         )
     if 0 in array.shape:
         raise DataError(f"{path} has the shape {array.shape}: it holds no pixel. Export it again.")
+    chunks = ChunkFiles(path, path / inner, array)
     sized = {
         axis.name: Axis(axis.name, size, axis.scale, axis.translation, axis.unit)
         for axis, size in zip(axes, array.shape, strict=True)
@@ -59,8 +62,10 @@ def open_zarr(path: Path) -> tuple[tuple[Axis, ...], int, Callable[[int, slice, 
 
     def read(page: int, rows: slice, columns: slice) -> NDArray:
         cuts: dict[str, Any] = {"y": rows, "x": columns, "c": slice(None), **place_of_page(page, pages)}
+        index = tuple(cuts[name] for name in names)
+        chunks.check(index, array.shape)
         try:
-            values = np.asarray(array[tuple(cuts[name] for name in names)].read().result())
+            values = np.asarray(array[index].read().result())
         except (ValueError, NotImplementedError) as error:
             raise DataError(f"{path} cannot be read: {_reason(error)}. Copy or export it again.") from error
         kept = [name for name in names if name in "cyx"]
@@ -77,7 +82,7 @@ def _multiscales(path: Path) -> tuple[dict[str, Any], str]:
     third, second = path / "zarr.json", path / ".zattrs"
     file = third if third.exists() else second
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file, DataError))
         attributes = content.get("attributes", {}).get("ome", {}) if file == third else content
         if "multiscales" in attributes:
             return dict(attributes["multiscales"][0]), "zarr3" if file == third else "zarr"

@@ -14,6 +14,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
 from fbunet_jax.inference.axes import KINDS, Axis, place_of_page, transformations
 from fbunet_jax.inference.label_values import ClassValues
+from fbunet_jax.runs.disks import reason, way_to_write
 from fbunet_jax.runs.files import write_atomically
 
 COARSEST_PIXELS = 1024
@@ -55,6 +56,7 @@ class ZarrImage:
         ):
             self._levels += 1
         self._arrays: list[Any] = []
+        self._way: dict[str, Any] = {}
 
     def create(self, metadata: dict[str, Any]) -> None:
         """Create the group and its arrays, or open those that another process, or an earlier one, has created.
@@ -79,6 +81,10 @@ class ZarrImage:
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "zarr.json", json.dumps(group, indent=1) + "\n")
+        try:
+            self._way = way_to_write(self.path)
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise RunError(_not_written(self.path, error)) from error
         self._arrays = [self._open(level) for level in range(self._levels)]
 
     def is_written(self, page: int, row: int, column: int) -> bool:
@@ -134,7 +140,7 @@ class ZarrImage:
             "store_data_equal_to_fill_value": True,
         }
         # each chunk is written once, so none is worth keeping
-        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}, **self._way})
         try:
             return tensorstore.open(spec, open=True, create=True, context=context).result()
         except (ValueError, NotImplementedError) as error:
@@ -183,5 +189,4 @@ def _chunk_size(axis: Axis, chunks: dict[str, int]) -> int:
 
 
 def _not_written(path: Path, error: Exception) -> str:
-    reason = str(error).split(" [")[0].rstrip(".")
-    return f"{path} cannot be written: {reason}. Fix that, and give the same command again."
+    return f"{path} cannot be written: {reason(error)}. Fix that, and give the same command again."

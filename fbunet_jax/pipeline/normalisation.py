@@ -54,6 +54,32 @@ class Normalisation:
         return self.affine(dataset.images[item], None if percentiles is None else percentiles[item])
 
 
+@dataclass(frozen=True)
+class ImageKind:
+    """What the training images are; travels with the run, so that others can be compared.
+
+    Attributes:
+      dtype: name of their type, as stored.
+      lowest: of all their values.
+      highest: of what is `bright` in each of them.
+    """
+
+    dtype: str
+    lowest: float
+    highest: float
+
+
+def bright(image: NDArray) -> float:
+    """Return the value that 99.9 % of the values of an image do not exceed: a hot pixel says nothing of its range."""
+    return float(np.percentile(image, 99.9, method="higher"))
+
+
+def measure_kind(images: Sequence[NDArray]) -> ImageKind:
+    """Return what images `[H, W, C]` of one type are."""
+    lowest, highest = min(image.min() for image in images), max(map(bright, images))
+    return ImageKind(str(images[0].dtype), float(lowest), float(highest))
+
+
 def fit_normalisation(kind: str, images: Sequence[NDArray]) -> Normalisation:
     """Measure what the kind needs on the training images, each `[H, W, C]`."""
     if kind != "standardise":

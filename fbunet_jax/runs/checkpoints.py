@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
+import numpy as np
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import processes
 from fbunet_jax.runs.directory import FoldDirectory, free_name
+from fbunet_jax.runs.disks import WAYS, refused, scratch_folder, try_disk
 from fbunet_jax.runs.interruption import StopAtOnce
-from fbunet_jax.runs.sealed import SealedCheckpoints, damage, fitting, parts_of
+from fbunet_jax.runs.sealed import SealedCheckpoints, damage, fitting, parts_of, write_in
 
 STATE, EPOCH, VARIABLES = "state", "epoch", "variables"
 """The parts of a checkpoint: the training state; what the epoch that is not over has measured so far; and the variables
@@ -238,7 +240,8 @@ class FoldCheckpoints:
             details = " ".join(f"{path}: {fault}." for path, fault in faults.items())
             raise RunError(
                 f"No checkpoint of {self._directory.path} is whole. {details} Put a good copy back, or start the fold "
-                "again (fresh), which keeps the old one."
+                "again (fresh), which keeps the old one.",
+                argument="fresh",
             )
         for path, fault in sorted(faults.items(), key=lambda item: int(item[0].name)):
             self._directory.broken.mkdir(exist_ok=True)
@@ -247,6 +250,28 @@ class FoldCheckpoints:
             self.warnings.append(
                 f"The checkpoint {path} is broken: {fault}. It was set aside as {place}; the others are used."
             )
+
+
+def try_checkpoints(folder: Path) -> None:
+    """Try in a folder what checkpoints need of its disk, and let all processes write them as they can be there.
+
+    Called by every process; the first one tries.
+
+    Raises:
+      RunError: says what the disk cannot do.
+    """
+    found = processes.first(lambda: WAYS.index(try_disk(folder)))
+    (way,) = processes.from_first([found or 0])
+    processes.together(lambda: write_in(WAYS[way]))
+    # not the usual one, so whether it does for a checkpoint is tried too; many would have to save it together
+    if way and not processes.are_many():
+        try:
+            with scratch_folder(folder) as scratch:
+                checkpoints = SealedCheckpoints(scratch / "checkpoints")
+                checkpoints.save(1, {STATE: {"tried": np.zeros(1, np.float32)}})
+                checkpoints.close()
+        except (OSError, ValueError, NotImplementedError) as error:  # a RunError has the sentence of a training
+            raise refused(folder, "saving a checkpoint", error.__cause__ or error) from error
 
 
 def shape_difference(stored: Any, like: Any) -> str:

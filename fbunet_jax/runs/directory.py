@@ -1,14 +1,16 @@
 """The run directory: names, format version; the only file that knows what lies where in a run."""
 
+import re
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from fbunet_jax.config import CUSTOM, Config, in_this_format
 from fbunet_jax.errors import ConfigError, RunError
-from fbunet_jax.runs.files import RESTORE, read_json
+from fbunet_jax.runs.files import RESTORE, is_left_empty, read_json
 from fbunet_jax.runs.passed import NOTHING, Passed
 from fbunet_jax.toml_tables import from_table, read_toml
+from fbunet_jax.user_files import expand, is_text
 
 DATASET_FORMAT = 1
 """Version of the format of ``dataset.json``."""
@@ -21,9 +23,10 @@ _MOST_CHANNELS = 2**16
 
 @dataclass(frozen=True)
 class FoldDirectory:
-    """The files of one fold of a run."""
+    """The files of one fold of a run; those of its evaluation may lie elsewhere."""
 
     path: Path
+    results: Path | None = None
 
     checkpoints = property(lambda self: self.path / "checkpoints", doc="Orbax checkpoints: the two latest, the best.")
     unfinished = property(lambda self: self.path / "unfinished", doc="Checkpoints in the middle of an epoch.")
@@ -39,8 +42,13 @@ class FoldDirectory:
 
     def has_started(self) -> bool:
         """Say whether there is a checkpoint to resume from, whole or not."""
+        return self.latest_saved() is not None
+
+    def latest_saved(self) -> int | None:
+        """Return the step of the latest checkpoint, whole or not, also in the middle of an epoch; None without one."""
         folders = (self.checkpoints, self.unfinished)
-        return any(path.name.isdecimal() for folder in folders if folder.is_dir() for path in folder.iterdir())
+        names = [path.name for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     def set_aside(self) -> Path:
         """Rename the folder to fold_K.old-N, the first free N, and return the new path."""
@@ -50,18 +58,28 @@ class FoldDirectory:
 
     def evaluation(self, split: str) -> Path:
         """Return the file of one split's evaluation."""
-        return self.path / _evaluation_name(split)
+        return (self.results or self.path) / _evaluation_name(split)
 
     def items(self, split: str) -> Path:
         """Return the file of one split's counts by image."""
-        return self.path / ("items.npz" if split == "test" else f"items-{split}.npz")
+        return (self.results or self.path) / ("items.npz" if split == "test" else f"items-{split}.npz")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: one configuration, all its folds."""
+    """A run directory: one configuration, all its folds; the results of its evaluation may lie elsewhere."""
 
     path: Path
+    results: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expand(self.path))
+        if not is_text(str(self.path)):
+            raise RunError(
+                f"The run directory {str(self.path)!r} is not text in UTF-8, and checkpoints need it. Choose another "
+                "(out).",
+                argument="out",
+            )
 
     config = property(lambda self: self.path / "config.toml", doc="The settings, written by the first process.")
     folds = property(lambda self: self.path / "folds.json", doc="The cross-validation folds, likewise.")
@@ -70,15 +88,24 @@ class Run:
 
     def fold(self, index: int) -> FoldDirectory:
         """Return the directory of a fold."""
-        return FoldDirectory(self.path / f"fold_{index}")
+        name = f"fold_{index}"
+        return FoldDirectory(self.path / name, self.results / name if self.results else None)
+
+    def fold_names(self) -> list[str]:
+        """Return the names of the folders of its folds; those that were set aside are none."""
+        return sorted(p.name for p in self.path.glob("fold_*") if re.fullmatch("fold_[0-9]+", p.name) and p.is_dir())
+
+    def has(self, file: Path) -> bool:
+        """Say whether one of its files is there; not if it was left empty when the run was created, before any fold."""
+        return file.is_file() and (bool(self.fold_names()) or not is_left_empty(file))
 
     def evaluation(self, split: str) -> Path:
         """Return the file of one split's evaluation over all folds."""
-        return self.path / _evaluation_name(split)
+        return (self.results or self.path) / _evaluation_name(split)
 
     def report(self, split: str) -> Path:
         """Return the page of one split's numbers and pictures."""
-        return self.path / ("report.html" if split == "test" else f"report-{split}.html")
+        return (self.results or self.path) / ("report.html" if split == "test" else f"report-{split}.html")
 
     def read_config(self) -> Config:
         """Read the settings of the run.

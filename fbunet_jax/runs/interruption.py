@@ -32,6 +32,12 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def raise_dropped() -> None:
+    """Raise a KeyboardInterrupt if a signal has come since `raise_on_signals`: Python may have dropped the first."""
+    if _raised.is_set():
+        raise KeyboardInterrupt
+
+
 class StopAtOnce(KeyboardInterrupt):
     """A second signal: nothing is waited for."""
 

@@ -5,14 +5,13 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs.directory import FoldDirectory
-from fbunet_jax.runs.files import create_once
+from fbunet_jax.runs.files import alone, create_once, disk_time
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
@@ -99,7 +98,7 @@ def _is_mine(lock: Path) -> bool:
 
 
 def _acquire(lock: Path) -> None:
-    while not create_once(lock, _my_name()):
+    while not create_once(lock, _my_name(), fills=False):  # an empty one is held like a damaged one
         holder = _holder(lock)
         if holder and not holder.abandoned:
             raise RunError(
@@ -119,8 +118,9 @@ class _Holder(NamedTuple):
 def _holder(lock: Path) -> _Holder | None:
     """Return who holds a lock, or None if there is none."""
     try:
-        stale = time.time() - lock.stat().st_mtime >= STALE_SECONDS
-        name = json.loads(lock.read_text(encoding="utf-8"))
+        with lock.open("rb") as file:  # opened first: a network's file system then asks the server for the time
+            stale = disk_time(lock.parent) - os.fstat(file.fileno()).st_mtime >= STALE_SECONDS
+            name = json.loads(file.read().decode())
         host, process, system = str(name["host"]), int(name["process"]), str(name.get("system", ""))
     except FileNotFoundError:
         return None
@@ -133,22 +133,10 @@ def _holder(lock: Path) -> _Holder | None:
 
 def _remove_abandoned(lock: Path) -> None:
     """Remove a lock that nobody holds; one process at a time, or the second would remove the first one's new lock."""
-    guard = lock.with_name(f"{lock.name}.takeover")
-    try:
-        guard.mkdir()
-    except FileExistsError:
-        with contextlib.suppress(OSError):
-            if time.time() - guard.stat().st_mtime >= STALE_SECONDS:
-                guard.rmdir()
-        time.sleep(0.01)
-        return
-    try:
+    with alone(lock.with_name(f"{lock.name}.takeover"), STALE_SECONDS) as is_alone:
         # not when it is gone: another process may be about to create its own
-        holder = _holder(lock)
-        if holder and holder.abandoned:
+        if is_alone and (holder := _holder(lock)) and holder.abandoned:
             lock.unlink(missing_ok=True)
-    finally:
-        guard.rmdir()
 
 
 def _died_here(host: str, process: int) -> bool:
@@ -168,4 +156,13 @@ def _beat(lock: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError, ValueError):
             if _is_mine(lock):
-                os.utime(lock)
+                _renew(lock)
+
+
+def _renew(lock: Path) -> None:
+    """Give the lock the present time of its disk."""
+    try:
+        os.utime(lock)
+    except OSError:  # not permitted on some network disks: the same bytes again do as well
+        with lock.open("r+b") as file:
+            file.write(_my_name().encode())

@@ -13,14 +13,15 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, to_toml
+from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, to_toml, with_absolute_root
 from fbunet_jax.data.datasets import Dataset
-from fbunet_jax.data.folds import check_folds, configured_folds, fold_items, folds_from_json, folds_to_json, select_fold
+from fbunet_jax.data.folds import check_folds, configured_folds, fold_items, folds_to_json, read_folds, select_fold
 from fbunet_jax.data.identity import describe
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import processes
 from fbunet_jax.runs.directory import DATASET_FORMAT, PASSED_FORMAT, Run
 from fbunet_jax.runs.files import create_once, write_atomically
+from fbunet_jax.runs.numerics import current_settings
 from fbunet_jax.runs.passed import NOTHING, Passed
 from fbunet_jax.toml_tables import to_table
 
@@ -47,15 +48,17 @@ def open_run(config: Config, dataset: Dataset, run: Run, fold: int | None = None
     Raises:
       RunError: it has others; another process of this training has others, or another fold, or does not see it.
     """
+    config = with_absolute_root(config)
     folds = configured_folds(dataset.groups, config.data)
     text = folds_to_json(folds, config.data.fold_scheme)
     description = describe(dataset)
     # where the data lie may differ between hosts
     settings = to_toml(replace(config, data=replace(config.data, root="")))
+    content = json.dumps([settings, description, fold, asdict(passed), current_settings()])
     processes.check_same(
-        hashlib.sha256(json.dumps([settings, description, fold, asdict(passed)]).encode()).digest(),
+        hashlib.sha256(content.encode()).digest(),
         "Process {process} has another fold, other settings or other images than process 0. Give every process of a "
-        "training the same command and the same data set; to train in one alone, set --distributed.num-processes 1.",
+        "training the same command, environment and data; to train in one alone, set --distributed.num-processes 1.",
     )
     processes.first(lambda: create_or_open(run.path, config, folds=text, dataset=description, passed=passed))
     processes.together(lambda: _check_shared(run))
@@ -68,7 +71,8 @@ def _check_shared(run: Run) -> None:
         if time.monotonic() > until:
             raise RunError(
                 f"{run.dataset}, which process 0 has written, cannot be seen by process {jax.process_index()} on "
-                f"host {socket.gethostname()}. Choose a run directory (out) on a disk that all hosts share."
+                f"host {socket.gethostname()}. Choose a run directory (out) on a disk that all hosts share.",
+                argument="out",
             )
         time.sleep(0.1)
 
@@ -78,8 +82,8 @@ def part_items(config: Config, run: Run, dataset: Dataset, fold: int) -> dict[st
 
     They are those of the run; a run that does not exist yet will have those of the configuration.
     """
-    if run.folds.exists():
-        folds = folds_from_json(run.folds.read_text(encoding="utf-8"), str(run.folds))
+    if run.has(run.folds):
+        folds = read_folds(run.folds)
         check_folds(folds, dataset.groups, str(run.folds))
     else:
         folds = configured_folds(dataset.groups, config.data)
@@ -105,17 +109,20 @@ def create_or_open(
     run = Run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if passed and not run.config.exists():
+        begun = run.has(run.config)
+        if passed and not begun:
             write_atomically(run.passed, json.dumps({"format": PASSED_FORMAT, **asdict(passed)}, indent=1) + "\n")
-        elif not run.config.exists():
+        elif not begun:
             run.passed.unlink(missing_ok=True)  # left by a process that ended before it wrote the settings
-        create_once(run.config, to_toml(config))
-        create_once(run.folds, folds)
-        create_once(run.dataset, json.dumps({"format": DATASET_FORMAT, **dataset}, indent=1) + "\n")
+        described = json.dumps({"format": DATASET_FORMAT, **dataset}, indent=1) + "\n"
+        for file, text in ((run.config, to_toml(config)), (run.folds, folds), (run.dataset, described)):
+            if not run.has(file):
+                create_once(file, text)
     except OSError as error:
         raise RunError(
             f"The run directory {path} cannot be written: {error.strerror}. Choose another (out), or fix the "
-            "permissions."
+            "permissions.",
+            argument="out",
         ) from error
     if compare(run, config, dataset, passed) != config:
         write_atomically(run.config, to_toml(config, run.begun_format()))
@@ -129,7 +136,7 @@ def as_begun(run: Run, config: Config) -> Config:
       run: which may not exist yet.
       config: today's settings.
     """
-    if not run.config.is_file():
+    if not run.has(run.config):
         return config
     run.read_config()  # whether it can be read
     return in_format_1(config) if run.begun_format() == 1 else config
@@ -140,7 +147,8 @@ def check_bent_crops(run: Run) -> None:
     if run.read_config().training.elastic_augmentation and run.begun_format() == 1:
         raise RunError(
             f"The run {run.path} began with training.elastic_augmentation in format 1, when crops were bent "
-            "differently. Finish it with version 0.1.0, or start a new run (out)."
+            "differently. Finish it with version 0.1.0, or start a new run (out).",
+            argument="out",
         )
 
 
@@ -171,14 +179,15 @@ def compare(run: Run, config: Config, dataset: Mapping[str, Any], passed: Passed
     if differences:
         raise RunError(
             f"The run {run.path} began with other settings: {'; '.join(differences)}. Use the same settings to "
-            "resume it, or another run directory (out)."
+            "resume it, or another run directory (out).",
+            argument="out",
         )
     return before
 
 
 def check_passed(run: Run, passed: Passed) -> None:
     """Raise a RunError unless what a program passes now is what it passed when the run began, if it has."""
-    if run.config.is_file():
+    if run.has(run.config):
         before = run.read_passed()
         for name in ("dataset", "model", "loss"):
             before.check(name, getattr(passed, name), str(run.path))

@@ -58,19 +58,21 @@ class Passed:
                 "since"
             )
             if resumes:
-                raise RunError(f"{changed}. Restore it, or train in another run directory (out).")
+                raise RunError(f"{changed}. Restore it, or train in another run directory (out).", argument="out")
             warnings.warn(f"{changed}: what it computes may differ from what was trained.", stacklevel=4)
         elif not before:
             raise RunError(
                 f"The run {where} was trained without a custom {name}, so {name}={given} does not belong to it. Leave "
-                f"{name} out, or use another run directory (out)."
+                f"{name} out, or use another run directory (out).",
+                argument="out",
             )
         else:
             now = f"and {name}={given} is passed now" if given else "and none is passed now"
             again = "train, or use another run directory (out)" if resumes else "evaluate and load"
             raise RunError(
                 f"The run {where} was trained with {name}={before} that a Python program passed, {now}. From Python, "
-                f"pass the same {name} to {again}."
+                f"pass the same {name} to {again}.",
+                argument="out" if resumes else "",
             )
 
 

@@ -92,6 +92,10 @@ class ValidationTimes(_Times):
     kind: Literal["validation"]
 
 
+Setting = bool | int | float | str | None
+"""The value of a setting of JAX, XLA or a library under them."""
+
+
 class Environment(TypedDict, total=False):
     """The latest process of a fold: environment.json.
 
@@ -103,6 +107,7 @@ class Environment(TypedDict, total=False):
       backend: of JAX.
       processes: how many trained together.
       devices: the kind of each device.
+      settings: what decides the numbers beside the run's own settings, see `runs.numerics`.
     """
 
     command: list[str]
@@ -112,6 +117,7 @@ class Environment(TypedDict, total=False):
     backend: str
     processes: int
     devices: list[str]
+    settings: dict[str, Setting]
 
 
 class _Line(TypedDict):

@@ -6,10 +6,9 @@ checkpoint is meant.
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
-import os
-import re
 import shutil
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs import processes
+from fbunet_jax.runs.disks import reason
 from fbunet_jax.runs.files import write_atomically
 
 SCORE = "mean_iou"
@@ -148,6 +148,33 @@ class SealedCheckpoints:
                 seal(folder, leave_out={"_CHECKPOINT_METADATA"})
 
 
+_usual: dict[str, dict[str, Any]] = {}
+"""What Orbax writes with by itself, by the name of its setting; empty as long as nothing else was needed."""
+
+
+def write_in(way: Mapping[str, Any]) -> None:
+    """Let the checkpoints of this process be written in one of `disks.WAYS` from now on.
+
+    Raises:
+      RunError: it is not the usual one, and Orbax, which has no public setting for it, has changed.
+    """
+    if not way and not _usual:
+        return
+    try:
+        module = importlib.import_module("orbax.checkpoint._src.serialization.tensorstore_utils")
+        contexts = {name: getattr(module, name) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")}
+    except (ImportError, AttributeError) as error:
+        raise RunError(
+            f"The disk lacks locks or fsync, and Orbax {ocp.__version__} cannot be set to do without: {error}. Install "
+            "orbax-checkpoint 0.12.8, or choose a run directory (out) on another disk.",
+            argument="out",
+        ) from error
+    for name, context in contexts.items():
+        usual = _usual.setdefault(name, dict(context))
+        context.clear()
+        context.update(usual | dict(way))
+
+
 @contextlib.contextmanager
 def parts_of(folder: Path) -> Iterator[tuple[Callable[[str], Any], Callable[[str, Any], Any]]]:
     """Read some of the arrays of a checkpoint.
@@ -209,7 +236,7 @@ def _writable(fold: Path) -> contextlib.AbstractContextManager[None]:
     return _explained(
         (OSError, ValueError),
         lambda error: (
-            f"A checkpoint could not be written to {fold}: {_reason(error)}. The checkpoints before it are "
+            f"A checkpoint could not be written to {fold}: {reason(error)}. The checkpoints before it are "
             "kept. Fix that (space, permissions), and give the same command again: it resumes from there."
         ),
     )
@@ -221,14 +248,6 @@ def _explained(kinds: tuple[type[Exception], ...], sentence: Callable[[Exception
         yield
     except kinds as error:
         raise RunError(sentence(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return what the operating system said, which TensorStore hides in a paragraph."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    number = re.search(r"os_error_code='(\d+)'|\[OS error (\d+)", str(error))
-    return os.strerror(int(number[1] or number[2])) if number else _first_line(error)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from fbunet_jax.errors import RunError
 from fbunet_jax.models.contract import abstract_variables, check_network, count_rounds, with_axis
 from fbunet_jax.networks import build_network
-from fbunet_jax.pipeline.normalisation import Normalisation
+from fbunet_jax.pipeline.normalisation import ImageKind, Normalisation
 from fbunet_jax.runs.checkpoints import FoldCheckpoints
 from fbunet_jax.runs.descriptions import described
 from fbunet_jax.runs.directory import FoldDirectory, Run
@@ -36,6 +36,7 @@ class TrainedFold:
       normalisation: what the weights expect to see.
       class_names: in class order.
       channels: number of image channels C.
+      images: what the training images were; None where a run of an earlier version does not say.
     """
 
     fold: int
@@ -45,6 +46,7 @@ class TrainedFold:
     normalisation: Normalisation
     class_names: tuple[str, ...]
     channels: int
+    images: ImageKind | None = None
 
     @cached_property
     def rounds(self) -> int:
@@ -60,9 +62,10 @@ class TrainedFold:
         return digest.hexdigest()
 
 
-def save_inputs(directory: FoldDirectory, normalisation: Normalisation) -> None:
+def save_inputs(directory: FoldDirectory, normalisation: Normalisation, images: ImageKind | None = None) -> None:
     """Write what the weights of a fold expect to see."""
-    write_atomically(directory.inputs, json.dumps({"normalisation": asdict(normalisation)}) + "\n")
+    content = {"normalisation": asdict(normalisation)} | ({"images": asdict(images)} if images else {})
+    write_atomically(directory.inputs, json.dumps(content) + "\n")
 
 
 class _Normalisation(TypedDict):
@@ -71,8 +74,15 @@ class _Normalisation(TypedDict):
     deviation: list[float]
 
 
+class _Images(TypedDict):
+    dtype: str
+    lowest: float
+    highest: float
+
+
 class _Inputs(TypedDict):
     normalisation: _Normalisation
+    images: NotRequired[_Images]
 
 
 def read_normalisation(path: Path, channels: int) -> Normalisation:
@@ -94,9 +104,20 @@ def read_normalisation(path: Path, channels: int) -> Normalisation:
     if not fits or any(abs(value) > _LARGEST for value in (*mean, *deviation, *largest)):
         raise RunError(
             f"{path} is damaged: expected mean and deviation of {expected} channels for {found['kind']!r}. Copy it "
-            "again if the run is a copy, or train the fold again (fresh)."
+            "again if the run is a copy, or train the fold again (fresh).",
+            argument="fresh",
         )
     return Normalisation(found["kind"], tuple(mean), tuple(deviation))
+
+
+def read_image_kind(path: Path) -> ImageKind | None:
+    """Read what a fold's training images were, from its ``inputs.json``; None where it does not say.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
+    found = read_json(path, _Inputs).get("images")
+    return ImageKind(**found) if found else None
 
 
 def trained_folds(run: Run) -> list[int]:
@@ -144,7 +165,8 @@ def load_trained_fold(run: Run, fold: int, model: nn.Module | None = None, *, is
         average = config.training.weight_average > 0
         variables = checkpoints.restore_variables(step, _abstract_variables(model, channels), average=average)
     normalisation = read_normalisation(run.fold(fold).inputs, channels)
-    return TrainedFold(fold, step, model, variables, normalisation, tuple(dataset["class_names"]), channels)
+    images = read_image_kind(run.fold(fold).inputs)
+    return TrainedFold(fold, step, model, variables, normalisation, tuple(dataset["class_names"]), channels, images)
 
 
 def _abstract_variables(model: nn.Module, channels: int) -> dict[str, Any]:

@@ -10,16 +10,19 @@ from typing import Any, TextIO
 
 from flax import linen as nn
 
-from fbunet_jax.config import Config, with_absolute_root
+from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.identity import check_passed_dataset, passed_fingerprint
-from fbunet_jax.errors import ConfigError, RunError
+from fbunet_jax.device_errors import device_errors
+from fbunet_jax.errors import ConfigError, DeviceError, RunError
 from fbunet_jax.runs import processes
-from fbunet_jax.runs.checkpoints import FoldCheckpoints
+from fbunet_jax.runs.checkpoints import FoldCheckpoints, try_checkpoints
 from fbunet_jax.runs.directory import FoldDirectory, Run, default_path
+from fbunet_jax.runs.disks import remove_dry_runs, remove_left_behind
 from fbunet_jax.runs.files import naming
 from fbunet_jax.runs.interruption import Interruption
 from fbunet_jax.runs.locks import fold_lock
+from fbunet_jax.runs.numerics import check_resumed
 from fbunet_jax.runs.opening import as_begun, check_bent_crops, check_passed, open_run
 from fbunet_jax.runs.passed import passed_with, recorded
 from fbunet_jax.runs.records import TrainTimes, ValidationRecord, read_records
@@ -28,6 +31,7 @@ from fbunet_jax.training import notes
 from fbunet_jax.training.keeper import Keeper, check_records
 from fbunet_jax.training.logs import default_stream
 from fbunet_jax.training.loop import train_epochs
+from fbunet_jax.training.memory import less_memory
 from fbunet_jax.training.plan import plan_run
 from fbunet_jax.training.programs import FoldPrograms
 from fbunet_jax.training.setup import prepare_fold
@@ -106,6 +110,7 @@ def train(
 
     Raises:
       UserError: settings, data, network, loss or run directory do not fit; the message says what to do.
+      DeviceError: a UserError: the device has too little memory, or failed; says from which step the run resumes.
 
     Example:
       >>> import io
@@ -123,11 +128,10 @@ def train(
     """
     _check_arguments(config, fold, dataset)
     fold, stream = int(fold), stream or default_stream()
-    config = with_absolute_root(config)
     passed = passed_with("" if dataset is None else passed_fingerprint(dataset), model, loss)
     given, config = config, recorded(config, passed)
     # Everything that can be wrong with the settings is found before the run directory holds them.
-    run = Run(Path(out).expanduser() if out else default_path(config, passed.label))
+    run = Run(Path(out) if out else default_path(config, passed.label))
     directory, config = run.fold(fold), as_begun(run, config)
     (started,) = processes.from_first([directory.has_started()])
     processes.together(lambda: check_passed(run, passed))
@@ -139,7 +143,12 @@ def train(
     if fresh:
         processes.first(lambda: _set_aside(directory))
     last_step = plan_run(config.training, len(setup.epoch))[-1].last
-    with interruption or Interruption() as interruption, naming(directory.path):
+    with (
+        interruption or Interruption() as interruption,
+        naming(directory.path),
+        _saying_what_is_kept(directory, last_step),
+        device_errors("training", less_memory(config)),
+    ):
         with _opened(directory) as (checkpoints, still_held):
             _report(stream, [f"Warning: {warning}" for warning in checkpoints.warnings])
             if was_finished := checkpoints.latest_step() == last_step:
@@ -147,10 +156,12 @@ def train(
                 _report(stream, [f"Fold {fold} in {run.path} is finished already, at step {last_step}."])
             else:
                 check_bent_crops(run)
+                if checkpoints.latest_step() is not None:
+                    processes.first(lambda: check_resumed(directory.environment))
                 absent = setup.missing_classes["validation"]
                 _report(stream, notes.on_format_1(run, absent) if started else [])
                 _report(stream, notes.on_passed(given, config))
-                processes.first(lambda: save_inputs(directory, setup.normalisation))
+                processes.first(lambda: save_inputs(directory, setup.normalisation, setup.images))
                 programs = FoldPrograms(config, fold, setup)
                 keeper = Keeper(programs, directory, checkpoints, interruption=interruption, still_held=still_held)
                 train_epochs(programs, directory, keeper, weights, stream)
@@ -184,6 +195,8 @@ def _opened(directory: FoldDirectory) -> Iterator[tuple[FoldCheckpoints, Callabl
     """
 
     def check() -> None:
+        remove_left_behind(directory.path)
+        remove_dry_runs(directory.path.parent)
         if not directory.checkpoints.exists() and not directory.has_started():
             check_records(directory, most=0)
 
@@ -191,7 +204,24 @@ def _opened(directory: FoldDirectory) -> Iterator[tuple[FoldCheckpoints, Callabl
         # by the first process for all of them
         still_held = processes.first(lambda: opened.enter_context(fold_lock(directory)))
         processes.first(check)
+        try_checkpoints(directory.path)
         yield opened.enter_context(FoldCheckpoints(directory)), still_held or (lambda: None)
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(directory: FoldDirectory, last_step: int) -> Iterator[None]:
+    """Add to a DeviceError where the training resumes; entered before the checkpoints, which are complete by then."""
+    try:
+        yield
+    except DeviceError as error:
+        if (step := directory.latest_saved()) is None:
+            kept = "No checkpoint had been written yet. With other settings choose another run directory (out)."
+        else:
+            kept = (
+                f"The checkpoint of step {step} of {last_step} is kept, and the same command resumes from there; "
+                "model.rematerialise can be changed for that, other settings take a new run (out)."
+            )
+        raise DeviceError(f"{error} {kept}", error.kind, argument="out") from error
 
 
 def _report(stream: TextIO, lines: Iterable[str]) -> None:

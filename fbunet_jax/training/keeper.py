@@ -101,5 +101,6 @@ def check_records(directory: FoldDirectory, *, most: int) -> None:
     if len(read_records(directory.metrics, ValidationRecord)) > most:
         raise RunError(
             f"{directory.metrics} has the records of a training, but its checkpoints are gone from "
-            f"{directory.checkpoints}. Put them back, or start the fold again (fresh), which keeps the old one."
+            f"{directory.checkpoints}. Put them back, or start the fold again (fresh), which keeps the old one.",
+            argument="fresh",
         )

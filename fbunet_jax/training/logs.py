@@ -22,6 +22,7 @@ from tqdm import tqdm
 from fbunet_jax.runs import processes
 from fbunet_jax.runs.directory import FoldDirectory
 from fbunet_jax.runs.files import write_atomically
+from fbunet_jax.runs.numerics import current_settings
 from fbunet_jax.runs.records import Environment, append_record, drop_records_after, scores_text
 from fbunet_jax.training.memory import peak_device_bytes, peak_host_bytes
 
@@ -118,7 +119,7 @@ def open_log(fold: FoldDirectory, **options: Any) -> FoldLog:
 
 
 def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
-    """Write the versions, devices and command of this process."""
+    """Write the versions, devices, command and numerical settings of this process."""
     versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -133,6 +134,7 @@ def write_environment(fold: FoldDirectory, command: Sequence[str]) -> None:
         "backend": jax.default_backend(),
         "processes": jax.process_count(),
         "devices": [device.device_kind for device in jax.devices()],
+        "settings": current_settings(),
     }
     write_atomically(fold.environment, json.dumps(environment, indent=1) + "\n")
 

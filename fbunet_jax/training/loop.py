@@ -80,6 +80,7 @@ def train_and_record(
 
     Raises:
       RunError: the loss or its gradient was not finite.
+      DeviceError: the device has too little memory, or failed.
       KeyboardInterrupt: a signal has come, and everything is saved.
     """
     # one call ahead of an accelerator: never idle, never far from what the bar shows; a CPU would only be further from
@@ -87,15 +88,17 @@ def train_and_record(
     ahead = 0 if programs.steps_per_call == 1 else 1
     running: deque[Metrics] = deque()
     for steps in calls(start, stretch.last, programs.steps_per_call):
-        state, metrics = programs.run(state, steps)
-        measures.add(metrics, len(steps))
-        running.append(metrics)
-        if len(running) > ahead:
-            jax.block_until_ready(running.popleft())
+        with programs.explaining(f"training, at step {steps.stop} of {programs.total_steps}"):
+            state, metrics = programs.run(state, steps)
+            measures.add(metrics, len(steps))
+            running.append(metrics)
+            if len(running) > ahead:
+                jax.block_until_ready(running.popleft())
         log.progress(len(steps), stretch.epoch)
         keeper.pause(state, steps.stop, measures)
-    programs.check_finite(stretch.last, measures)
-    mean, seconds = measures.mean(), measures.seconds
+    with programs.explaining(f"training, at step {stretch.last} of {programs.total_steps}"):
+        programs.check_finite(stretch.last, measures)
+        mean, seconds = measures.mean(), measures.seconds
     images = (stretch.last - stretch.first) * programs.config.training.batch_size
     log.record(
         {
@@ -122,8 +125,9 @@ def validate_and_record(
       KeyboardInterrupt: a signal has come, and everything is saved.
     """
     began, between = time.perf_counter(), partial(keeper.pause, state, stretch.last, measures)
-    variables = programs.kept_variables(state, stretch.last, between)
-    confusion = programs.validate(variables, between)
+    with programs.explaining(f"validation, after step {stretch.last} of {programs.total_steps}"):
+        variables = programs.kept_variables(state, stretch.last, between)
+        confusion = programs.validate(variables, between)
     record = notes.validation_record(programs.setup.class_names, stretch.epoch, stretch.last, confusion)
     # only one validation may be recorded whose checkpoint is not on disk, however slow the disk is
     keeper.wait()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from fbunet_jax.config import Config
+
 
 def peak_host_bytes() -> int:
     """Return the most memory that this process has held, as the operating system counts it."""
@@ -25,6 +27,17 @@ def peak_device_bytes() -> int | None:
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if known else None
+
+
+def less_memory(config: Config) -> str:
+    """Return what makes a training take less memory, as sentences for whoever has too little."""
+    training, model = config.training, config.model
+    ways = [f"Lower training.batch_size ({training.batch_size}) or data.crop ({config.data.crop})"]
+    if not model.rematerialise:
+        ways.append("set model.rematerialise")
+    if model.precision == "float32":
+        ways.append('set model.precision = "bfloat16"')
+    return f"{', or '.join(ways)}."
 
 
 def reuse_host_memory() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from fbunet_jax import figures
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.models.contract import segment
 from fbunet_jax.pipeline.store import ImageStore, gather_crop
 from fbunet_jax.runs.directory import FoldDirectory
@@ -41,7 +42,8 @@ class FoldPictures:
         validation = read_records(self._directory.metrics, ValidationRecord)
         figures.draw_curves(self._directory.curves, train, validation, names)
         if len(self._tiles):
-            image, label, rounds = jax.device_get(self._segment(variables, self._store, self._tiles))
+            with device_errors("drawing previews", "It takes less with fewer training.previews; 0 draws none."):
+                image, label, rounds = jax.device_get(self._segment(variables, self._store, self._tiles))
             path = self._directory.previews / f"epoch_{epoch:05d}.png"
             figures.draw_previews(path, image, label, rounds, names)
 

@@ -1,5 +1,6 @@
 """The compiled programs of one fold over its images, fixed for the whole training."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
+from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import RunError
 from fbunet_jax.inference.validation import MappedValidation, TileBatches, plan_validation
 from fbunet_jax.models.contract import has_field, multiple_of
 from fbunet_jax.pipeline.sampling import batch_items
 from fbunet_jax.runs import processes
 from fbunet_jax.training.measures import EpochMeasures
+from fbunet_jax.training.memory import less_memory
 from fbunet_jax.training.parallel import Metrics, mapped_statistics, mapped_training
 from fbunet_jax.training.plan import plan_run
 from fbunet_jax.training.setup import FoldSetup
@@ -60,12 +63,17 @@ class FoldPrograms:
         if config.training.norm_batch_count and has_field(setup.model, "momentum"):
             self._statistics = mapped_statistics(config, setup.model, jax.random.fold_in(root, 2))
         stores = (setup.train.store, setup.validation.store)
-        self._train_store, self.validation_store = processes.replicate(stores)
+        with device_errors("putting the images on the device", "All images of a fold lie there: train on fewer."):
+            self._train_store, self.validation_store = processes.replicate(stores)
 
     @property
     def channels(self) -> int:
         """Number of image channels C."""
         return int(self._train_store.pixels.shape[-1])
+
+    def explaining(self, phase: str) -> contextlib.AbstractContextManager[None]:
+        """Raise a DeviceError, which says what takes less memory, where a device cannot do a part of the training."""
+        return device_errors(phase, less_memory(self.config))
 
     def first_state(self, weights: Mapping[str, Any] | None) -> TrainState:
         """Return the state before the first step, replicated: with the given variables, or random ones."""
@@ -120,6 +128,7 @@ class FoldPrograms:
             f"The loss or its gradient was not finite at step {step} of fold {self.fold}, with learning rate "
             f"{self.learning_rate(step):.2g}. The images of this batch: {', '.join(names)}. The checkpoints from "
             "before it are kept. Look at these images and their labels, or try a lower training.learning_rate or "
-            "training.gradient_clip = 1, in a new run (out)."
+            "training.gradient_clip = 1, in a new run (out).",
+            argument="out",
         )
         raise processes.found_by_all(error)

@@ -26,7 +26,7 @@ from fbunet_jax.models.contract import (
 )
 from fbunet_jax.models.unet import check_size
 from fbunet_jax.networks import build_network
-from fbunet_jax.pipeline.normalisation import Normalisation, fit_normalisation
+from fbunet_jax.pipeline.normalisation import ImageKind, Normalisation, fit_normalisation, measure_kind
 from fbunet_jax.pipeline.sampling import epoch_items, grid_tiles, steps_until_epoch
 from fbunet_jax.pipeline.store import ImageStore, make_store
 from fbunet_jax.runs import processes
@@ -74,6 +74,7 @@ class FoldSetup:
       normalisation: fitted on the training part.
       class_names: in class order.
       missing_classes: names of the classes without a pixel in each part, see `missing_classes`.
+      images: what the images of the training part are.
     """
 
     train: Part
@@ -84,6 +85,7 @@ class FoldSetup:
     normalisation: Normalisation
     class_names: tuple[str, ...]
     missing_classes: Mapping[str, tuple[str, ...]]
+    images: ImageKind | None = None
 
     def warnings(self, fold: int) -> list[str]:
         """Return a line for each class that a part of this fold has to do without, and what follows from it."""
@@ -176,6 +178,7 @@ def set_up_fold(
         normalisation=normalisation,
         class_names=dataset.class_names,
         missing_classes=missing_classes(items, present, dataset.class_names),
+        images=measure_kind([dataset.images[i] for i in items["train"]]),
     )
 
 

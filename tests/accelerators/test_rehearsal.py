@@ -69,3 +69,18 @@ def test_checkpoints_that_are_not_saved_are_noticed(tmp_path, monkeypatch):
         dry_run(load_config("quickstart", **TINY | {"data": data, "training": training}), [0], tell=lines.append)
     assert any(line.startswith("validated    8 tiles") for line in lines)
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+def test_the_disk_that_is_tried_is_that_of_the_run(tmp_path, monkeypatch):
+    config, tried = load_config("quickstart", **TINY), []
+
+    def refuse(folder):
+        tried.append(folder)
+        raise RunError("no locks")
+
+    monkeypatch.setattr(module, "try_checkpoints", refuse)
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(RunError, match="no locks"):
+        dry_run(config, [0], out=tmp_path / "disk" / "runs" / "new")
+    assert [folder.is_relative_to(tmp_path / "disk") for folder in tried] == [True]
+    assert list((tmp_path / "disk").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import zlib
 
 import numpy as np
 import tifffile
@@ -106,6 +107,7 @@ def huge_png(root):
     path = image_of(root).with_suffix(".png")
     data = bytearray(path.read_bytes())
     data[16:24] = struct.pack(">II", 2**17, 2**17)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     path.write_bytes(bytes(data))
 
 

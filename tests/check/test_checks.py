@@ -1,5 +1,6 @@
 """Broken data sets, made by code: each yields its own finding and no other; and what is whole yields none."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fbunet_jax.check.checks import check_dataset
+from fbunet_jax.check.proposals import palette_names
 from fbunet_jax.config import DataConfig, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.faults import EXPECTED
 from fbunet_jax.data.folds import configured_folds
+from fbunet_jax.data.layouts import sources
 from fbunet_jax.errors import DataError
 from tests.check.broken_sets import (
     FAULTS,
@@ -158,6 +161,16 @@ def test_a_table_of_classes_is_proposed_for_labels_without_a_description(change,
     assert words in finding.remedy
 
 
+def test_the_palette_of_a_label_is_read_however_large_it_is_and_whatever_text_it_carries(tmp_path, monkeypatch):
+    label = Image.fromarray(np.eye(20, dtype=np.uint8), "P")
+    label.putpalette([0, 0, 0, 255, 0, 0])
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Regions", "0123456789" * 200_000, zip=True)
+    label.save(tmp_path / "a.png", pnginfo=notes)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert palette_names(tmp_path / "a.png") == {0: "black", 1: "red"}
+
+
 def test_colours_of_rgb_and_palette_labels_become_a_proposed_table(whole):
     change_labels(whole, rgb)
     finding = check_dataset(settings(whole)).findings[0]
@@ -253,3 +266,78 @@ def test_one_smoothed_mask_hides_neither_what_it_is_nor_the_classes_of_the_other
     (whole / "dataset.toml").unlink()
     (undescribed,) = check_dataset(settings(whole)).faults
     assert "Proposed: classes = {background = 0, class_1 = 1}" in undescribed.remedy
+
+
+def test_what_systems_and_network_disks_leave_is_passed_over(whole):
+    for folder in (whole / "images", whole / "labels"):
+        for name in ("@eaDir", "__MACOSX", "lost+found", "~tmp"):
+            (folder / name).mkdir()
+            (folder / name / "m1_a.tif").touch()
+        for name in (".DS_Store", "._m1_a.tif", "Thumbs.db", "~$m1_a.tif", "m1_a.tif:Zone.Identifier", "Icon\r"):
+            (folder / name).touch()
+    assert check_dataset(settings(whole)).findings == ()
+
+
+def test_capital_suffixes_pair_and_names_that_some_disk_takes_for_one_do_not(whole):
+    for file in sorted((whole / "images").iterdir()):
+        file.rename(file.with_name(f"{file.stem.upper()}.OME.TIF"))
+    for file in sorted((whole / "labels").iterdir()):
+        file.rename(file.with_name(f"{file.stem.upper()}.PNG"))
+    assert check_dataset(settings(whole)).findings == ()
+
+    first = sorted((whole / "images").iterdir())[0]
+    twin = shutil.copy(first, whole / "images" / f"{STEMS[0]}.tif")
+    (fault,) = check_dataset(settings(whole)).faults
+    assert fault.kind == "same-name"
+    assert {str(first), str(twin)} <= set(f"{fault.file} {fault.found}".split())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_description_with_a_byte_order_mark_is_read_and_one_in_utf_16_is_named(whole, encoding):
+    file = whole / "dataset.toml"
+    file.write_bytes(file.read_text().replace("\n", "\r\n").encode(encoding))
+    faults = check_dataset(settings(whole)).faults
+
+    assert [fault.kind for fault in faults] == (["description"] if encoding == "utf-16" else [])
+    assert all("is text in UTF-16" in fault.found for fault in faults)
+
+
+@pytest.mark.parametrize("name", [None, *sorted(FAULTS)[::4]])
+def test_files_read_ahead_give_what_they_give_one_after_the_other(whole, name, monkeypatch):
+    changes = {}
+    if name:
+        _, damage, changes = FAULTS[name]
+        damage(whole)
+    found = []
+    for size in (2**20, -1):
+        monkeypatch.setattr(sources, "_READ_AHEAD_BYTES", size)
+        try:
+            check = check_dataset(settings(whole, **changes))
+            found.append((check.findings, check.values, [image.fingerprint for image in check.images]))
+        except DataError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+def test_files_are_read_ahead_by_their_decoded_size(tmp_path):
+    sizes = {"large.png": (6000, 6000), "small.png": (128, 128), "page.png": (1024, 1024)}
+    for name, size in sizes.items():
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / name)
+    tifffile.imwrite(tmp_path / "small.tif", np.zeros((128, 128), np.uint8))
+    tifffile.imwrite(tmp_path / "large.tif", np.zeros((9000, 9000), np.uint8), compression="deflate", rowsperstrip=9)
+    units = [sources.Unit(each.name, "g", (each, each)) for each in sorted(tmp_path.iterdir())]
+    assert max(each.files[0].stat().st_size for each in units) < sources._READ_AHEAD_BYTES / 2
+    assert [unit.name for unit in units if sources._is_small(unit)] == ["page.png", "small.png", "small.tif"]
+
+
+def test_few_files_are_in_memory_however_many_there_are(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"x")
+    began, most = itertools.count(1), 0
+    read = []
+    units = tuple(sources.Unit(str(number), "g", (tmp_path / "a.png",)) for number in range(50))
+    source = sources.Source(units, lambda unit: read.append(next(began)) or (unit.name, None), {})
+    for done, reading in enumerate(sources.read_ahead(source)):
+        assert reading()[0] == str(done)
+        most = max(most, len(read) - done)
+    assert len(read) == 50
+    assert most <= sources._READERS + 1

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from fbunet_jax.check import resemblance
 from fbunet_jax.check.resemblance import ALIKE, equal_images, fingerprint, near_duplicates, small_picture
 
 
@@ -81,3 +82,58 @@ def test_many_images_are_compared_across_blocks():
 
     assert pairs(images) == [(3, 520)]
     assert ALIKE < 1
+
+
+def small_noise(count, seed=0):
+    """Return smooth random pictures `[count, 32, 32]` of mean 0 and norm 1."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(count, 32, 32)), (0, 1.2, 1.2))
+    noise -= noise.mean(axis=(1, 2), keepdims=True)
+    return (noise / np.linalg.norm(noise, axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def searched(pictures):
+    """Return the pairs that are found among many pictures, and how many were looked at."""
+    looked = 0
+
+    def apart(one, twin):
+        nonlocal looked
+        looked += len(one)
+        return one != twin
+
+    likely = resemblance._likely_pairs(pictures, apart, unseen)
+    found = [pair for one, twin, _ in likely for pair in zip(one.tolist(), twin.tolist(), strict=True)]
+    return found, looked
+
+
+def unseen(steps, what):
+    return steps
+
+
+def test_among_many_images_the_search_finds_the_pairs_that_comparing_all_finds():
+    pictures = small_noise(1200)
+    for place in range(0, 400, 2):  # turned, mirrored, and 0.96 alike
+        other, share = small_noise(1, seed=place + 1)[0], 0.96
+        other -= (other * pictures[place]).sum() * pictures[place]
+        mixed = share * pictures[place] + np.sqrt(1 - share**2) * other / np.linalg.norm(other)
+        mixed = np.rot90(mixed, place // 2 % 4)
+        pictures[1199 - place] = mixed[:, ::-1] if place % 3 else mixed
+    every = resemblance._all_pairs(pictures, np.not_equal, unseen)
+    all_of_them = [pair for one, twin, _ in every for pair in zip(one.tolist(), twin.tolist(), strict=True)]
+    found, _ = searched(pictures)
+
+    assert set(all_of_them) == {(place, 1199 - place) for place in range(0, 400, 2)}
+    assert set(found) <= set(all_of_them)
+    assert len(found) >= 0.97 * len(all_of_them)
+
+
+def test_the_number_of_comparisons_grows_with_the_images_and_not_with_their_pairs():
+    few, many = (searched(small_noise(count))[1] for count in (500, 4000))
+    assert many < 1.5 * 8 * few
+    assert many < 0.2 * 4000**2 / 2
+
+
+def test_images_that_all_look_alike_end_the_search():
+    picture = small_noise(1)[0]
+    found, looked = searched(np.repeat(picture[None], 5000, axis=0))
+    assert len(found) > resemblance.MOST_PAIRS
+    assert looked < 64 * 5000

@@ -1,9 +1,12 @@
 """The commands check, init and download, as a user's first minutes with a folder of images."""
 
+import errno
 import html.parser
+import os
 import re
 import shlex
 import shutil
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -238,7 +241,7 @@ def test_check_lists_every_fault_and_exits_with_1(here, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (("no-such-folder",), "is no folder"),
+    (("no-such-folder",), "does not exist"),
     ((".",), "images does not exist"),
     (("--data.layout", "folder"), "data.root is not set"),
     (("--data.layout", "arrays"), "were arrays passed from Python"),
@@ -339,3 +342,63 @@ def test_download_without_a_terminal_needs_yes(here, capsys, monkeypatch):
 
     monkeypatch.setattr(download, "fetch", lambda *arguments: 0)
     assert "0 downloaded, 121 were there" in run(capsys, "download", "drosophila-vnc", "flies", "--yes")
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Return what makes a folder one in which nothing can be made."""
+    folders, temporary, write = [], tempfile.TemporaryFile, Path.write_text
+
+    def check(folder):
+        if any(Path(folder).resolve().is_relative_to(each.resolve()) for each in folders):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+    def made(*arguments, dir=None, **options):
+        check(dir or tempfile.gettempdir())
+        return temporary(*arguments, dir=dir, **options)
+
+    def written(path, *arguments, **options):
+        check(path)
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", made)
+    monkeypatch.setattr(Path, "write_text", written)
+    return folders.append
+
+
+def test_a_folder_that_cannot_be_written_is_described_elsewhere(here, tmp_path, capsys, read_only):
+    root = folder(tmp_path / "data", values=(0, 7))
+    before = sorted(root.rglob("*"))
+    read_only(root)
+    text = run(capsys, "init", root, code=2)
+    assert f"{root} cannot be written: Read-only file system. Give another folder for the settings with --out." in text
+    text = run(capsys, "init", root, "--out", "settings")
+    assert f"Next: fbunet check --config {Path('settings', 'fbunet.toml')}, then " in text
+    config = load_config("settings/fbunet.toml")
+    assert config.data.classes == {"background": 0, "class_7": 7}
+    assert Path(config.data.root) == root
+    run(capsys, "check", "--config", "settings/fbunet.toml")
+    assert len(load_dataset(config.data).images) == 6
+    assert sorted(root.rglob("*")) == before
+    assert "settings/fbunet.toml exists and is not overwritten" in run(
+        capsys, "init", root, "--out", "settings", code=2
+    )
+
+
+def test_settings_elsewhere_do_not_contradict_the_description_that_is_there(here, tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    (root / "dataset.toml").write_text("classes = {nothing = 0, cell = 1}\n")
+    run(capsys, "init", root, "--out", "settings")
+    run(capsys, "check", "--config", "settings/fbunet.toml")
+
+
+def test_the_page_of_a_check_goes_elsewhere_where_the_current_folder_cannot_be_written(
+    here, tmp_path, capsys, read_only, monkeypatch
+):
+    root = folder(tmp_path / "data")
+    (root / "dataset.toml").write_text("classes = {nothing = 0, cell = 1}\n")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    read_only(here)
+    assert f"Page with thumbnails: {tmp_path / 'temporary' / 'check-data.html'}" in run(capsys, "check", root)
+    assert "Read-only file system" in run(capsys, "check", root, "--out", here / "page.html", code=2)

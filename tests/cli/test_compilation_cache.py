@@ -1,5 +1,6 @@
 """Compiled programs are kept for the next start, in the user's folder, and never in the way of anything."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -106,3 +107,14 @@ def test_importing_the_package_changes_nothing(unset):
     environment = {name: value for name, value in os.environ.items() if name != compilation_cache.FOLDER}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "None"
+
+
+def test_a_home_without_locks_keeps_no_programs(tmp_path, monkeypatch):
+    assert compilation_cache.is_writable(tmp_path)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(compilation_cache.fcntl, "flock", refuse)
+    assert not compilation_cache.is_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

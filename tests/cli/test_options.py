@@ -1,8 +1,10 @@
 """What is read from the options before they are parsed."""
 
+import sys
+
 import pytest
 
-from fbunet_jax.cli.options import given_option
+from fbunet_jax.cli.options import given_option, spelled
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,9 @@ from fbunet_jax.cli.options import given_option
 )
 def test_the_last_value_of_an_option_counts_as_it_does_when_all_are_parsed(options, value):
     assert given_option(options, "--config", "default") == value
+
+
+def test_a_command_started_as_a_module_names_the_next_one_as_a_module(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/fbunet_jax/cli/__main__.py", "train"])
+    monkeypatch.setattr(sys, "executable", "/opt/python")
+    assert spelled("evaluate", "fbunet train") == "/opt/python -m fbunet_jax.cli evaluate"

@@ -171,7 +171,7 @@ def test_bands_and_scratch_files_give_the_same_files(work, result, monkeypatch, 
     ("options", "message"),
     [
         (["run", "in", "--out", "out"], "replace them with --overwrite"),
-        (["run", "in", "--out", "in"], "no results of predict"),
+        (["run", "in", "--out", "in"], "not results of predict"),
         (["run", "nowhere", "--out", "new"], "nowhere does not exist"),
         (["in", "in/9.tif", "--out", "new"], "is not a run directory"),
         (["run", "in/9.tif", "--out", "new", "--fold", "2"], "Fold 2 of run has no checkpoint"),

@@ -360,7 +360,7 @@ def test_inputs_and_folders_that_do_not_fit_are_explained(work, result, capsys):
     (work / "mine").mkdir()
     (work / "mine/notes.txt").touch()
     assert predict(work, "mine") == 2
-    assert "holds files that are no results of predict" in capsys.readouterr().err
+    assert "holds files that are not results of predict" in capsys.readouterr().err
     assert predict(work, "stack.tif") == 2
     assert "is a file: expected a folder" in capsys.readouterr().err
 

@@ -216,7 +216,7 @@ FAULTS = {
     "no channel": ({"images": np.zeros((COUNT, 8, 9, 0))}, r"^images\[0\] has the size 8 x 9 x 0:"),
     "giant": (
         {"images": changed(images(), lambda image: np.broadcast_to(np.uint8(0), (2**16, 2**16)))},
-        r"^images\[3\] has the size 65536 x 65536, more than 2147483648 values\. Cut",
+        r"^images\[3\] has the size 65536 x 65536, more than 2147483648 pixels\. Cut",
     ),
     "one axis": (
         {"images": changed(images(), np.ravel)},
@@ -379,3 +379,15 @@ def test_the_settings_do_not_have_the_arrays(tmp_path, monkeypatch, capsys):
         assert main([*options, "--data.layout", "arrays"]) == 2
         assert "were arrays passed from Python" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_far_outside_the_others_is_kept_if_the_caller_says_so():
+    size = (COUNT, 40, 40)
+    floor = np.random.default_rng(0).uniform(-60, 0, size).astype(np.float32)
+    floor[:, :10] = -300
+    marks = (np.arange(40) % 2 * np.ones(size)).astype(np.uint8)
+    with pytest.raises(DataError, match='if it is a measurement, pass no_data="keep"'):
+        make(images=floor, labels=marks)
+    np.testing.assert_array_equal(make(images=floor, labels=marks, no_data="keep").images[0][..., 0], floor[0])
+    with pytest.raises(DataError, match="no_data = 'maybe': expected 'refuse' or 'keep'"):
+        make(images=floor, labels=marks, no_data="maybe")

@@ -65,6 +65,16 @@ def test_one_that_fails_is_told_with_its_last_lines_and_the_others_go_on(tmp_pat
     assert [row[4] for row in rows[1:]] == ["1/2", *["2/2"] * 4]
 
 
+def test_one_that_the_kernel_has_killed_is_explained_and_the_others_go_on(tmp_path, stand_in):
+    stand_in("killed", "finish")
+    sweep, stream = sweep_of(tmp_path, folds=[0, 1], devices=["0"])
+    assert not sweep.run()
+    assert [outcome.state for outcome in sweep.outcomes] == ["failed", "finished"]
+    said = stream.getvalue()
+    assert "it was killed, as Linux does when memory is short: train fewer at once, or with a smaller" in said
+    assert "resumes from its last checkpoint" in said
+
+
 def test_a_signal_is_passed_on_what_runs_is_saved_and_nothing_more_is_started(tmp_path, stand_in, hardware, capsys):
     stand_in("save", "save", "finish", "finish", "finish")
     hardware("gpu", "Imaginary", 1)

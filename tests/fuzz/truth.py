@@ -55,7 +55,18 @@ def _bytes(plane):
 
 
 def png(data, *, indices):
-    """Return the planes of a PNG by Pillow; of a palette its indices, or the colours by imagecodecs."""
+    """Return the planes of a PNG by Pillow; of a palette its indices, or the colours by imagecodecs.
+
+    Labels are the stored values: transparency is nothing to them.
+    """
+    if indices:
+        from tests.fuzz.images import png as packed
+        from tests.fuzz.images import png_chunks
+
+        data = packed([chunk for chunk in png_chunks(data) if chunk[0] != b"tRNS"])
+        if data[25] == 4:
+            whole = _png_by_hand(data) if data[24] == 16 else np.array(Image.open(io.BytesIO(data)))
+            return planes(whole[None])[:1]
     image = Image.open(io.BytesIO(data))
     transparent = "transparency" in image.info
     depth, colour_type = data[24], data[25]
@@ -224,6 +235,8 @@ def _page(data, order, tags):
     page = np.zeros((layers, height, width, inner), dtype)
     grid = itertools.product(range(layers), range(0, height, down), range(0, width, across))
     for (layer, top, left), place, count in zip(grid, places, counts, strict=True):
+        if place == count == 0:  # left out: 0
+            continue
         raw = _DECODERS[compression](data[place : place + count])
         rows = down if tiled else min(down, height - top)
         block = _block(raw, rows, across, inner, bits[0], dtype)

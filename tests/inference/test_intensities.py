@@ -49,3 +49,10 @@ def test_another_range_is_told(normalisation, image, message):
 )
 def test_a_range_like_that_of_the_training_is_not(normalisation, image):
     assert not intensity_warning(normalisation, "a.tif", image)
+
+
+def test_a_value_for_no_data_is_announced_unless_the_training_kept_it():
+    image = np.random.default_rng(0).uniform(-60, 0, (40, 40, 1)).astype(np.float32)
+    image[:10] = -300
+    assert "25 % of the intensities are -300" in intensity_warning(PERCENTILE, "a.tif", image)
+    assert intensity_warning(PERCENTILE, "a.tif", image, "keep") == ""

@@ -1,6 +1,10 @@
 """The folder of results: what may be replaced, what is removed, how files are called."""
 
 import csv
+import errno
+import mmap
+import os
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +12,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from fbunet_jax.errors import RunError
+from fbunet_jax import figures
+from fbunet_jax.errors import DataError, RunError
 from fbunet_jax.inference.measurements import write_summary
 from fbunet_jax.inference.output_folder import OutputFolder
-from fbunet_jax.inference.outputs import beside
+from fbunet_jax.inference.outputs import beside, label_pages
 from fbunet_jax.inference.prediction import Band
 from fbunet_jax.inference.segment_file import Settings, other_channels, segment_file
 from fbunet_jax.pipeline.normalisation import Normalisation
@@ -68,6 +73,67 @@ def test_a_long_name_fits_while_the_file_is_unfinished(tmp_path):
     assert folder.scratch("a", "labels") != folder.scratch("b", "labels")
 
 
+def test_a_picture_with_a_name_as_long_as_the_disk_takes_is_drawn(tmp_path):
+    path = tmp_path / ("ü" * 125 + "n.png")  # 255 bytes
+    figures.draw_overlay(path, np.zeros((8, 8, 1), np.uint8), np.zeros((8, 8), np.uint8), ("a", "b"))
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("names", [("A01", "a01"), ("Zell\u00e9", "Zelle\u0301"), ("stra\u00dfe", "STRASSE")])
+def test_names_that_the_disk_does_not_tell_apart_are_refused_before_anything_is_written(tmp_path, names, monkeypatch):
+    images = [tmp_path / f"{name}.tif" for name in names]
+    OutputFolder(tmp_path / "exact").begin({}, images, overwrite=False)  # this disk tells them apart
+    made, touch, exists = set(), Path.touch, Path.exists
+
+    def key(path):
+        return unicodedata.normalize("NFC", path.name).casefold()
+
+    def remember(path, *arguments, **options):
+        made.add(key(path))
+        touch(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", remember)
+    monkeypatch.setattr(Path, "exists", lambda path: key(path) in made or exists(path))
+    folder = OutputFolder(tmp_path / "out")
+    for begin in (folder.begin, folder.join):
+        with pytest.raises(DataError, match=r"would have one result: the disk of .*out does not tell upper from lower"):
+            begin({}, images, overwrite=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("can_map", [True, False])
+def test_large_labels_are_kept_in_a_file_on_any_disk(tmp_path, monkeypatch, can_map):
+    monkeypatch.setattr("fbunet_jax.inference.outputs.SCRATCH_PIXELS", 0)
+    real = mmap.mmap
+
+    def refuse(descriptor, size, *arguments, **options):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(tmp_path) and not can_map:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(descriptor, size, *arguments, **options)
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with label_pages(2, 3, 4, tmp_path / "scratch", np.uint16) as labels:
+        assert labels.shape == (2, 3, 4)
+        assert not labels.any()
+        labels[1] = 1000
+        np.testing.assert_array_equal(labels[:, 0, 0], [0, 1000])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_before_labels_are_kept_there(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fbunet_jax.inference.outputs.SCRATCH_PIXELS", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(OSError, match=r"No space left on device.*scratch"),
+        label_pages(2, 3, 4, tmp_path / "scratch"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_pages_of_a_stack_never_have_the_name_of_another_image():
     folder = OutputFolder(Path("out"))
     assert folder.overlay("zstack", 0, 3) == Path("out/overlays/zstack/z000.png")
@@ -79,6 +145,7 @@ class Known:
 
     channels, class_names = 1, ("background", "one", "two")
     folds = (SimpleNamespace(fold=0, step=1, normalisation=Normalisation("scale")),)
+    kinds = SimpleNamespace(word=lambda *_: "")
 
     def bands(self, rows, height, width, tiles):
         yield Band(0, np.pad(np.eye(3, dtype=np.float32)[rows(0, height)[..., 0]], ((0, 0), (0, 0), (0, 1))))
@@ -109,6 +176,23 @@ def test_objects_count_once_through_sections_and_on_every_page_of_other_axes(axe
     assert [int(row["profiles one"]) for row in rows] == [1, 1, 1, 1, 0, 1]
     assert [int(row["objects two"]) for row in rows] == [0] * 6
     assert {row["objects counted in"] for row in rows} == {counted_in}
+
+
+class Blind(Known):
+    """Finds the first class everywhere."""
+
+    def bands(self, rows, height, width, tiles):
+        yield Band(0, np.tile(np.float32([1, 0, 0, 0]), (height, width, 1)))
+
+
+@pytest.mark.parametrize("no_data", ["refuse", "keep"])
+def test_a_value_for_no_data_is_announced_by_the_settings_of_the_run(no_data, tmp_path):
+    image = np.random.default_rng(0).uniform(-60, 0, (40, 40)).astype(np.float32)
+    image[:10] = -300
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    folder, settings = OutputFolder(tmp_path), Settings(no_data=no_data, overlays=False)
+    (page,) = segment_file(Blind(), tmp_path / "a.tif", folder, settings, lambda pixels, share: None)
+    assert ("looks like a mark for no data" in page.warning) == (no_data == "refuse")
 
 
 def test_another_number_of_channels_is_explained():

@@ -1,5 +1,7 @@
 import dataclasses
+import os
 import re
+import time
 
 import pytest
 
@@ -218,3 +220,37 @@ def test_set_aside_takes_the_first_free_number_and_keeps_everything(tmp_path):
         assert fold.set_aside() == tmp_path / expected
         assert (tmp_path / expected / "metrics.jsonl").read_text() == content
         assert not fold.path.exists()
+
+
+def test_folds_are_numbered_folders_and_not_those_that_were_set_aside(tmp_path):
+    for name in ("fold_1", "fold_10", "fold_0.old-1", "fold_", "fold_a"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fold_2").touch()
+    assert Run(tmp_path).fold_names() == ["fold_1", "fold_10"]
+
+
+@pytest.mark.parametrize("name", ["config", "folds", "dataset"])
+def test_a_run_whose_creation_was_killed_is_created_and_a_begun_one_is_damaged(tmp_path, name):
+    config = Config()
+    run, dataset = Run(tmp_path / "run"), {"class_names": ["a", "b"], "channels": 1, "fingerprint": "x"}
+    create_or_open(run.path, config, folds="[]", dataset=dataset)
+    files = [run.config, run.folds, run.dataset]
+    whole = [file.read_bytes() for file in files]
+    empty = getattr(run, name)
+
+    def kill():
+        empty.write_bytes(b"")
+        os.utime(empty, (time.time() - 60,) * 2)
+
+    kill()
+    assert as_begun(run, config) == config
+    create_or_open(run.path, config, folds="[]", dataset=dataset)
+    assert [file.read_bytes() for file in files] == whole
+    kill()
+    run.fold(0).path.mkdir()
+    if name == "folds":
+        create_or_open(run.path, config, folds="[]", dataset=dataset)
+    else:
+        with pytest.raises(RunError, match=str(empty)):
+            create_or_open(run.path, config, folds="[]", dataset=dataset)
+    assert empty.read_bytes() == b""

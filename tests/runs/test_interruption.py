@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from fbunet_jax.runs import interruption as interruption_module
-from fbunet_jax.runs.interruption import Interruption, raise_on_signals
+from fbunet_jax.runs.interruption import Interruption, raise_dropped, raise_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -38,8 +38,11 @@ def test_a_signal_that_python_drops_before_the_training_has_begun_stops_it(numbe
         raise_on_signals()
         with Interruption() as interruption:
             assert not interruption.requested
+        raise_dropped()
         thing = Dropping()
         del thing  # goes on as if nothing had come
+        with pytest.raises(KeyboardInterrupt):
+            raise_dropped()  # as predict asks between its parts
         with Interruption() as interruption:
             assert interruption.requested
         with Interruption() as interruption:  # told once

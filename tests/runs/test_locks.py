@@ -150,3 +150,59 @@ def test_whoever_finds_no_lock_is_not_told_of_another_process(fold):
         fold.lock.unlink()
         with pytest.raises(RunError, match="or the lock in it is gone: somebody moved or removed it"):
             still_held()
+
+
+@pytest.mark.parametrize("skew", [180, -180, 10**6, -(10**6)])
+def test_the_clock_of_this_host_decides_nothing(fold, monkeypatch, skew):
+    held_by(fold, "other-host", 1, age=1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + skew)
+    with pytest.raises(RunError, match="on host other-host"), fold_lock(fold):
+        pass
+    monkeypatch.undo()
+    held_by(fold, "other-host", 1, age=130)
+    monkeypatch.setattr(time, "time", lambda: real() + skew)
+    with fold_lock(fold):
+        assert read_json(fold.lock, dict)["host"] == socket.gethostname()
+    assert list(fold.path.iterdir()) == []
+
+
+def test_the_clock_of_the_disk_is_read_from_the_disk(fold, monkeypatch):
+    # the server is an hour behind: it gives its own time to what is created, the lock of another host included
+    behind, touch = 3600, locks.Path.touch
+
+    def created(path, **options):
+        touch(path, **options)
+        os.utime(path, (time.time() - behind,) * 2)
+
+    monkeypatch.setattr(locks.Path, "touch", created)
+    held_by(fold, "other-host", 1, age=behind + 10)
+    with pytest.raises(RunError, match="on host other-host"), fold_lock(fold):
+        pass
+
+
+def test_a_heartbeat_that_may_not_set_times_writes_instead(fold, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    with fold_lock(fold):
+        os.utime(fold.lock, (0, 0))
+        before = fold.lock.read_text()
+        monkeypatch.setattr(os, "utime", refuse)
+        locks._renew(fold.lock)
+        assert fold.lock.stat().st_mtime > 1
+        assert fold.lock.read_text() == before
+
+
+def test_a_lock_is_held_by_one_of_many_on_a_disk_without_hard_links(fold, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    for age in (0, 130, 0, 130):
+        fold.lock.unlink(missing_ok=True)
+        if age:
+            held_by(fold, "other-host", 1, age)
+        results = at_once(lambda _: locks._acquire(fold.lock))
+        assert sum(result is None for result in results) == 1
+        assert all("being trained" in str(result) for result in results if result)

@@ -43,7 +43,7 @@ def read_description(root: Path) -> dict[str, Any]:
         from_table(Description, written, str(file))
     except ConfigError as error:
         found = str(error).removeprefix(str(file)).lstrip(": ")
-        raise Fault("description", file, found, "Mend the file.") from error
+        raise Fault("description", file, found, "Fix the file.") from error
     return written
 
 
@@ -120,7 +120,7 @@ def group_of(stem: str, pattern: str) -> str:
         match = re.search(pattern, stem)
     except (re.error, OverflowError, RecursionError) as error:
         raise Fault(
-            "group-pattern", "", f"group_pattern = {pattern!r} is no regular expression: {error}.", "Mend it."
+            "group-pattern", "", f"group_pattern = {pattern!r} is no regular expression: {error}.", "Fix it."
         ) from error
     captured = [part for part in (match.groups() or (match.group(),)) if part] if match else []
     if not captured:

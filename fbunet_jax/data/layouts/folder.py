@@ -3,7 +3,6 @@
 What the label values mean stands in the settings or in dataset.toml beside the two folders.
 """
 
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,10 @@ from fbunet_jax.data.layouts.description import (
 from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, read_label
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import composed, is_text, listed, missing, same_name, stem, suffix
 
 IMAGE_FOLDERS = ("images", "raw")
 LABEL_FOLDERS = ("labels", "label")
-
-_CLUTTER = ("thumbs.db", "desktop.ini")
 
 
 def open_folder(config: DataConfig) -> Source:
@@ -52,13 +50,13 @@ def open_folder(config: DataConfig) -> Source:
     remedy = "An image and its label have the same file name up to the suffix; move unlabelled images elsewhere."
     faults += [
         Fault("missing-label", file, f"is an image, and there is no label for {file.name} in {label_folder}.", remedy)
-        for stem, file in images.items()
-        if stem not in labels
+        for name, file in images.items()
+        if name not in labels
     ]
     faults += [
         Fault("missing-image", file, f"is a label, and there is no image for {file.name} in {image_folder}.", remedy)
-        for stem, file in labels.items()
-        if stem not in images
+        for name, file in labels.items()
+        if name not in images
     ]
     try:
         description = describe(config, read_description(root), root / FILE_NAME)
@@ -67,12 +65,15 @@ def open_folder(config: DataConfig) -> Source:
         # what the settings say is still worth comparing with the files
         faults.append(fault)
         description = Description(config.classes, config.ignore_value, config.axes, config.group_pattern)
-    pairs: dict[str, tuple[Path, ...]] = {stem: (images[stem], labels[stem]) for stem in images if stem in labels}
+    pairs: dict[str, tuple[Path, ...]] = {name: (images[name], labels[name]) for name in images if name in labels}
     units, group_faults = grouped(pairs, description.group_pattern)
 
     def read(unit: Unit) -> tuple[NDArray, NDArray]:
         image_file, label_file = unit.files
-        return _read_pair(image_file, label_file, description.axes)
+        images = read_image(image_file, description.axes, config.alpha, config.no_data)
+        labels = read_label(label_file, description.axes)
+        check_pair(image_file, images, label_file, labels)
+        return images, labels
 
     return Source(
         units,
@@ -100,30 +101,32 @@ def list_files(
     """
     if not folder.is_dir():
         raise DataError(
-            f"{folder} does not exist: expected a folder with images/ and labels/, paired by file name."
+            f"{folder} {missing(folder)}: expected a folder with images/ and labels/, paired by file name."
             f"{_what_is_there(folder.parent)}"
         )
     files: dict[str, Path] = {}
+    names: dict[str, Path] = {}
     faults = []
-    for file in sorted(folder.iterdir(), key=lambda each: natural_key(each.name)):
-        if file.name.startswith(".") or file.name.lower() in _CLUTTER or file.suffix.lower() in passed_over:
+    for file in sorted(listed(folder), key=lambda each: natural_key(each.name)):
+        if suffix(file) in passed_over:
             continue
-        if not _is_text(file.name):
-            found = f"holds a file whose name is no text in UTF-8: {file.name!r}."
+        if not is_text(file.name):
+            found = f"holds a file whose name is not text in UTF-8: {file.name!r}."
             faults.append(Fault("file-name", folder, found, "Rename it."))
             continue
-        # macOS writes "ä" as two characters
-        stem = unicodedata.normalize("NFC", file.stem.removesuffix(".ome"))
-        if file.is_dir() or file.suffix.lower() not in suffixes:
-            lossy = file.suffix.lower() in IMAGE_SUFFIXES
+        if file.is_dir():
+            faults.append(Fault("foreign-file", file, "is a folder.", "Move it out of the folder."))
+        elif suffix(file) not in suffixes:
+            lossy = suffix(file) in IMAGE_SUFFIXES
             reason = "; JPEG compression changes the values of labels" if lossy else ""
+            reason += "; its name ends with a space" if file.name != file.name.rstrip() else ""
             found = f"is not one of the files that can be used here ({', '.join(suffixes)}){reason}."
             kind = "label-jpeg" if lossy else "foreign-file"
             faults.append(Fault(kind, file, found, "Convert it, or move it out of the folder."))
-        elif stem in files:
-            faults.append(Fault("same-name", file, f"and {files[stem]} have the same name.", "Keep one of them."))
+        elif (other := names.setdefault(same_name(stem(file)), file)) != file:
+            faults.append(Fault("same-name", file, f"and {other} have the same name.", "Keep one of them."))
         else:
-            files[stem] = file
+            files[composed(stem(file))] = file
     if not files:
         more = f" {faults[0]}" if faults else ""
         raise DataError(f"{folder} is empty: expected files of the types {', '.join(suffixes)}.{more}")
@@ -132,23 +135,15 @@ def list_files(
 
 def check_text(root: Path) -> None:
     """Raise a DataError for a folder whose name cannot be written down."""
-    if not _is_text(str(root)):
+    if not is_text(str(root)):
         raise DataError(
-            f"data.root = {str(root)!r} is no text in UTF-8, so no page and no run could name it. Rename it."
+            f"data.root = {str(root)!r} is not text in UTF-8, so no page and no run could name it. Rename it."
         )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _what_is_there(folder: Path) -> str:
     """Return the folders in a folder in a sentence, for a user whose folders have other names."""
-    inner = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    inner = [each.name for each in listed(folder) if each.is_dir()] if folder.is_dir() else []
     if not inner:
         return ""
     return f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}: rename what holds images and labels."
@@ -176,16 +171,15 @@ UNDESCRIBED = (
 def grouped(pairs: dict[str, tuple[Path, ...]], pattern: str) -> tuple[tuple[Unit, ...], list[Fault]]:
     """Return a unit for each stem and its files, and the stems in which the pattern finds no group."""
     units: list[Unit] = []
-    faults: list[Fault] = []
-    for stem, files in pairs.items():
-        group = stem
+    faults: dict[str, Fault] = {}
+    for name, files in pairs.items():
+        group = name
         try:
-            group = group_of(stem, pattern)
+            group = group_of(name, pattern)
         except Fault as fault:
-            if str(fault) not in map(str, faults):
-                faults.append(fault)
-        units.append(Unit(stem, group, files))
-    return tuple(units), faults
+            faults.setdefault(str(fault), fault)
+        units.append(Unit(name, group, files))
+    return tuple(units), list(faults.values())
 
 
 def _one_of(root: Path, names: tuple[str, ...]) -> Path:
@@ -194,10 +188,3 @@ def _one_of(root: Path, names: tuple[str, ...]) -> Path:
     if len(there) > 1:
         raise DataError(f"{root} holds both {names[0]}/ and {names[1]}/. Move one of them elsewhere.")
     return there[0] if there else root / names[0]
-
-
-def _read_pair(image_file: Path, label_file: Path, axes: str) -> tuple[NDArray, NDArray]:
-    """Return the image [pages, H, W, C] and the label [pages, H, W] as stored."""
-    images, labels = read_image(image_file, axes), read_label(label_file, axes)
-    check_pair(image_file, images, label_file, labels)
-    return images, labels

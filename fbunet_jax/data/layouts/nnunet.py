@@ -21,6 +21,7 @@ from fbunet_jax.data.layouts.folder import check_text, grouped, list_files
 from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
 from fbunet_jax.data.readers.image_files import LABEL_SUFFIXES, read_image, read_label
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import listed, read_text, suffix
 
 DESCRIPTION = "dataset.json"
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
@@ -72,7 +73,7 @@ def open_nnunet(config: DataConfig) -> Source:
     units, group_faults = grouped(complete, description.group_pattern)
 
     def read(unit: Unit) -> tuple[NDArray, NDArray]:
-        return _read_case(unit, description.axes, channels)
+        return _read_case(unit, description.axes, channels, config)
 
     return Source(
         units,
@@ -99,11 +100,15 @@ def _read_json(file: Path) -> dict[str, Any]:
     if (file.parent / FILE_NAME).exists():
         raise DataError(f"{file.parent} holds {FILE_NAME} and {file.name}. Keep one of them.")
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(read_text(file, DataError))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist: expected imagesTr/, labelsTr/ and {DESCRIPTION} of nnU-Net.") from None
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON: {error}.") from error
+        raise DataError(f"{file} is not JSON: {error}.") from error
     lacking = [name for name in ("labels",) if not isinstance(table, dict) or not isinstance(table.get(name), dict)]
     if lacking or not isinstance(_channel_table(table), dict):
         raise DataError(f"{file}: expected the tables labels and channel_names (modality in version 1) of nnU-Net.")
@@ -143,8 +148,7 @@ def _described(table: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], in
 def _ending(root: Path) -> str:
     """Return the suffix of the label files, which version 1 does not name."""
     folder = root / "labelsTr"
-    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    names = [name for name in names if not name.startswith(".") and not name.endswith(".json")]
+    names = [file.name for file in listed(folder) if suffix(file) != ".json"] if folder.is_dir() else []
     if names and names[0].endswith(".nii.gz"):
         return ".nii.gz"
     return Path(names[0]).suffix if names else ".png"
@@ -161,9 +165,9 @@ def _cases(files: Mapping[str, Path]) -> dict[str, dict[int, Path]]:
     return cases
 
 
-def _read_case(unit: Unit, axes: str, channels: int) -> tuple[NDArray, NDArray]:
+def _read_case(unit: Unit, axes: str, channels: int, config: DataConfig) -> tuple[NDArray, NDArray]:
     *image_files, label_file = unit.files
-    parts = [read_image(file, axes) for file in image_files]
+    parts = [read_image(file, axes, config.alpha, config.no_data) for file in image_files]
     for file, part in zip(image_files, parts, strict=True):
         if part.shape[:3] != parts[0].shape[:3] or part.dtype != parts[0].dtype:
             raise Fault(
@@ -176,7 +180,7 @@ def _read_case(unit: Unit, axes: str, channels: int) -> tuple[NDArray, NDArray]:
     image = np.concatenate(parts, axis=-1)
     if image.shape[-1] != channels:
         found = f"and its other channel files hold {image.shape[-1]} channels, but dataset.json names {channels}."
-        raise Fault("missing-channel", image_files[0], found, "Mend channel_names, or add the missing files.")
+        raise Fault("missing-channel", image_files[0], found, "Fix channel_names, or add the missing files.")
     label = read_label(label_file, axes)
     check_pair(image_files[0], image, label_file, label)
     return image, label

@@ -4,22 +4,35 @@ Training raises the first fault; the check collects all of them. Because both wa
 no fault in can be loaded.
 """
 
-from collections import Counter
+import contextlib
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fbunet_jax.config import NoDataRule
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.description import IGNORE, as_toml
+from fbunet_jax.data.no_data import no_data_fault
+from fbunet_jax.data.readers.png import declared_pixels
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import suffix
 
 _EDGE_SHARE = 0.2
 _EDGE_VALUES = 3
 _MASK_SHARE = 0.3
 _INSTANCE_VALUES = 20
+_READERS = 4
+_READ_AHEAD_BYTES, _READ_AHEAD_PIXELS = 2**20, 2**21
+_PIXELS_A_BYTE = 32
+"""Of files whose header is not looked at, where their compression is good."""
+_TIFFS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Source:
       faults: what is wrong before any unit is read.
       table: how messages show the classes; empty: in TOML.
       remedies: by kind of fault, what replaces a remedy that makes sense for files only.
+      no_data: what becomes of an image with a value that stands for no data.
     """
 
     units: tuple[Unit, ...]
@@ -63,6 +77,7 @@ class Source:
     faults: tuple[Fault, ...] = ()
     table: str = ""
     remedies: Mapping[str, str] = field(default_factory=dict)
+    no_data: NoDataRule = "refuse"
 
     def reworded(self, error: DataError) -> DataError:
         """Return a fault with this source's own remedy for its kind, if there is one."""
@@ -93,11 +108,14 @@ def read_units(
     values: Counter[int] = Counter()
     files: dict[str, Counter[int]] = {}
     known = {*source.classes.values(), source.ignore_value}
-    for unit in progress(source.units):
+    for unit, reading in zip(progress(source.units), read_ahead(source), strict=True):
         try:
-            images, labels = source.read(unit)
+            images, labels = reading()
         except DataError as error:
             report(source.reworded(error))
+            continue
+        if source.no_data == "refuse" and (missing := no_data_fault(_place(unit), images)):
+            report(source.reworded(missing))
             continue
         kinds[unit] = f"{images.shape[-1]} channel(s) of {images.dtype}"
         here = value_counts(labels)
@@ -107,6 +125,53 @@ def read_units(
         yield unit, images, labels, class_indices(labels, source.classes)
     for fault in (*_kind_faults(kinds), *_value_faults(source, values, files)):
         report(source.reworded(fault))
+
+
+def read_ahead(source: Source) -> Iterator[Callable[[], tuple[NDArray, NDArray]]]:
+    """Yield, for each unit in order, what returns its arrays, or raises: small files are read ahead in threads.
+
+    At most `_READERS` + 1 small units are in memory; one with files of more than `_READ_AHEAD_BYTES`, or more than
+    `_READ_AHEAD_PIXELS` when decoded, waits for its turn.
+    """
+    waiting: deque[Callable[[], tuple[NDArray, NDArray]]] = deque()
+    pool = ThreadPoolExecutor(_READERS, "reading")
+    try:
+        for unit in source.units:
+            if _is_small(unit):
+                future: Future[tuple[NDArray, NDArray]] = pool.submit(_read, source, unit)
+                waiting.append(future.result)
+            else:
+                waiting.append(partial(_read, source, unit))
+            if len(waiting) > _READERS:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(source: Source, unit: Unit) -> tuple[NDArray, NDArray]:
+    """Read a unit; TIFFs one at a time, because what tifffile complains about does not say of which file."""
+    with _TIFFS if any(suffix(file) in (".tif", ".tiff") for file in unit.files) else contextlib.nullcontext():
+        return source.read(unit)
+
+
+def _place(unit: Unit) -> Path | str:
+    return unit.files[0] if unit.files else unit.name
+
+
+def _is_small(unit: Unit) -> bool:
+    try:
+        sizes = [file.stat().st_size for file in unit.files]
+        if not sizes or sum(sizes) > _READ_AHEAD_BYTES:
+            return False
+        pixels = [
+            declared_pixels(file) if suffix(file) == ".png" else _PIXELS_A_BYTE * size
+            for file, size in zip(unit.files, sizes, strict=True)
+        ]
+        return sum(pixels) <= _READ_AHEAD_PIXELS
+    except OSError:  # which reading reports; arrays have no files
+        return False
 
 
 def value_counts(labels: NDArray) -> Counter[int]:
@@ -183,10 +248,13 @@ def _value_faults(source: Source, values: Counter[int], files: Mapping[str, Coun
                 source.labels,
                 f"holds the values {sorted(values)}, so nothing could be learnt about {', '.join(absent)} of {table}"
                 f"{setting}.",
-                "Mend the values in classes, or take out what is not in the images.",
+                "Fix the values in classes, or take out what is not in the images.",
             )
         return
-    kind, remedy = _explain(classes, values, unknown, sum(files.values(), Counter()))
+    affected: Counter[int] = Counter()
+    for counts in files.values():
+        affected.update(counts)
+    kind, remedy = _explain(classes, values, unknown, affected)
     if not unknown:
         yield Fault(kind, source.labels, "holds only the values 0 and 255, and 255 is ignored.", remedy)
         return

@@ -5,20 +5,33 @@ complaint is an error, and a file that is not complete is never read as far as i
 """
 
 import contextlib
-import math
-import warnings
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from fbunet_jax.config import Alpha, NoDataRule
 from fbunet_jax.data.faults import Fault
-from fbunet_jax.data.readers.pixels import check_size, drop_opaque_alpha, intensities, label_values
-from fbunet_jax.data.readers.tiff import CHANNEL_AXES, arrange, checked_tiff, has_alpha
+from fbunet_jax.data.no_data import no_data_fault
+from fbunet_jax.data.readers.jpeg import is_turned, without_descriptions
+from fbunet_jax.data.readers.pixels import (
+    MORE_MEMORY,
+    check_size,
+    intensities,
+    label_values,
+    transparent,
+    without_alpha,
+)
+from fbunet_jax.data.readers.png import hidden_pixels, open_png
+from fbunet_jax.data.readers.tiff import CHANNEL_AXES, arrange, checked_tiff
+from fbunet_jax.data.readers.tiff_meaning import declared_no_data, has_alpha
+from fbunet_jax.data.readers.tiff_parts import stored_bytes
 from fbunet_jax.errors import DataError
+from fbunet_jax.user_files import missing, suffix
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png")
 IMAGE_SUFFIXES = (*LABEL_SUFFIXES, ".jpg", ".jpeg")
@@ -33,10 +46,22 @@ _SIGNATURES = {
 _SUFFIX_OF = {"TIFF": ".tif", "PNG": ".png", "JPEG": ".jpg"}
 _JPEG_PIXELS_A_BYTE = 8 * 64
 """A block of 64 pixels takes at least one bit; what is missing is grey without a word."""
-_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_SIDE, _JPEG_COPIES = 65_500, 4
 
 
-def read_image(path: Path, axes: str = "") -> np.ndarray:
+class _Use(NamedTuple):
+    """What a file is read as: an "image" or a "label", what its alpha channel is, and a value named as no data."""
+
+    what: str
+    alpha: Alpha
+    no_data: NoDataRule = "refuse"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return LABEL_SUFFIXES if self.what == "label" else IMAGE_SUFFIXES
+
+
+def read_image(path: Path, axes: str = "", alpha: Alpha = "refuse", no_data: NoDataRule = "refuse") -> np.ndarray:
     """Read an image of one or more pages.
 
     Channels go last; a palette PNG becomes its colours; an opaque alpha channel is dropped; 1-bit images become 0
@@ -46,22 +71,25 @@ def read_image(path: Path, axes: str = "") -> np.ndarray:
       path: a TIFF (8, 16 or 32 bits), PNG (1 to 16 bits) or JPEG file.
       axes: order of the axes of a TIFF with more than two dimensions, such as "YXC" or "ZYX"; it overrides the
         file's own metadata, and is not used for files with another number of dimensions.
+      alpha: what a channel is that is tagged as transparency, see `fbunet_jax.data.readers.pixels.without_alpha`.
+      no_data: "refuse" refuses pixels of the value that GDAL has marked as no data; "keep" takes them as they are.
 
     Returns:
       ``[pages, H, W, C]`` in the file's own integer type or float32; a single image is one page.
 
     Raises:
       DataError: the file is missing, damaged, too large, of another kind than its suffix says, of a type that is
-        not supported, has axes that are not known, transparent pixels, or values that are not finite.
+        not supported, has axes that are not known, another colour space than grey and RGB, transparent pixels, values
+        that are not finite or that GDAL has marked as no data.
     """
     path = Path(path)
-    return intensities(path, _read(path, axes, IMAGE_SUFFIXES, _read_png, what="image"))
+    return intensities(path, _read(path, axes, _Use("image", alpha, no_data)))
 
 
 def read_label(path: Path, axes: str = "") -> np.ndarray:
     """Read a label image of one or more pages; the values are returned as stored.
 
-    The values of a palette PNG are its indices, those of a 1-bit file 0 and 1.
+    The values of a palette PNG are its indices, those of a 1-bit file 0 and 1; transparency does not change them.
 
     Args:
       path: a TIFF or PNG file (JPEG changes values, so it is refused).
@@ -75,7 +103,7 @@ def read_label(path: Path, axes: str = "") -> np.ndarray:
     """
     path = Path(path)
     page_axes = "".join(axis for axis in axes.upper() if axis not in CHANNEL_AXES)
-    return label_values(path, _read(path, page_axes, LABEL_SUFFIXES, _read_png_indices, what="label"))
+    return label_values(path, _read(path, page_axes, _Use("label", "drop")))
 
 
 def read_colours(path: Path) -> np.ndarray:
@@ -84,18 +112,23 @@ def read_colours(path: Path) -> np.ndarray:
     Raises:
       DataError: as for `read_image`.
     """
-    return _read(path, "", LABEL_SUFFIXES, _read_png, what="label")
+    if suffix(path) == ".png":
+        return _read(path, "", _Use("image", "drop"))
+    return _read(path, "", _Use("label", "drop"))
 
 
-def _read(
-    path: Path, axes: str, suffixes: tuple[str, ...], read_png: Callable[[Path], np.ndarray], what: str
-) -> np.ndarray:
+def _read(path: Path, axes: str, use: _Use) -> np.ndarray:
     """Return ``[pages, H, W, C]``; every exception of a decoder becomes a DataError."""
-    kind = _kind(path, suffixes, what)
+    kind = _kind(path, use.suffixes, use.what)
     with decoding(path, kind):
         if kind == "TIFF":
-            return _read_tiff(path, axes, what)
-        return (read_png(path) if kind == "PNG" else _read_jpeg(path))[None]
+            with checked_tiff(path, axes, use.what) as (series, order):
+                array = _whole_series(path, series, order, use.alpha)
+                named = declared_no_data(series) if use.what == "image" and use.no_data == "refuse" else None
+            if named is not None and (fault := no_data_fault(path, array, named)):
+                raise fault
+            return array
+        return (_read_png(path, use) if kind == "PNG" else _read_jpeg(path))[None]
 
 
 @contextlib.contextmanager
@@ -106,7 +139,7 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
     except DataError:
         raise
     except MemoryError as error:
-        raise Fault("file-size", path, "does not fit into the memory.", "Cut it into smaller files.") from error
+        raise Fault("file-size", path, "does not fit into the memory.", MORE_MEMORY) from error
     except Exception as error:
         detail = str(error).strip().rstrip(".") or type(error).__name__
         found = f"cannot be read ({detail}): the {kind} file is damaged or incomplete."
@@ -115,9 +148,9 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
 
 def _kind(path: Path, suffixes: tuple[str, ...], what: str) -> str:
     """Return TIFF, PNG or JPEG if the file's content agrees with its suffix."""
-    suffix = path.suffix.lower()
-    if suffix not in suffixes:
-        lossy = suffix in IMAGE_SUFFIXES
+    ending = suffix(path)
+    if ending not in suffixes:
+        lossy = ending in IMAGE_SUFFIXES
         reason = "; JPEG compression changes the values of labels" if lossy else ""
         refusal = f"cannot be used as {what}: expected {', '.join(suffixes)}{reason}."
         raise Fault("label-jpeg" if lossy else "foreign-file", path, refusal, "Save it as TIFF.")
@@ -125,13 +158,13 @@ def _kind(path: Path, suffixes: tuple[str, ...], what: str) -> str:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
-        raise Fault("missing-file", path, "does not exist.", "Check the name, or restore the file.") from None
+        raise Fault("missing-file", path, f"{missing(path)}.", "Check the name, or restore the file.") from None
     except OSError as error:
         refusal = f"cannot be opened: {error.strerror}."
-        raise Fault("missing-file", path, refusal, "Mend the permissions, or copy it again.") from error
+        raise Fault("missing-file", path, refusal, "Fix the permissions or the link, or copy it again.") from error
     if not head:
         raise Fault("empty-file", path, "is empty (0 bytes).", "Copy or export it again.")
-    expected = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, "TIFF")
+    expected = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(ending, "TIFF")
     found = next((name for signature, name in _SIGNATURES.items() if head.startswith(signature)), None)
     if found != expected:
         content = f"but holds a {found} file" if found else f"but is no {expected} file"
@@ -140,74 +173,53 @@ def _kind(path: Path, suffixes: tuple[str, ...], what: str) -> str:
     return expected
 
 
-def _png_header(path: Path, data: bytes) -> tuple[int, int]:
-    """Return the bit depth and colour type of a PNG file whose size is acceptable and whose end is there."""
-    if len(data) < 33 or _PNG_END not in data:
-        found = "ends too early: the PNG file is damaged or incomplete."
-        raise Fault("damaged-file", path, found, "Copy or export it again.")
-    depth, colour_type = data[24], data[25]
-    channels = {2: 3, 3: 4, 4: 2, 6: 4}.get(colour_type, 1)
-    shape = (int.from_bytes(data[20:24]), int.from_bytes(data[16:20]), channels)
-    check_size(path, shape, itemsize=2 if depth == 16 else 1)
-    return depth, colour_type
-
-
-def _read_png(path: Path) -> np.ndarray:
-    data = path.read_bytes()
-    depth, colour_type = _png_header(path, data)
-    array = imagecodecs.png_decode(data)
-    if depth < 8 and colour_type == 0:
-        # the decoder stretches 1, 2 and 4 bits over 0 … 255; we want the values as stored
-        array = array // (255 // (2**depth - 1))
-    array = array.reshape(*array.shape[:2], -1)
-    return drop_opaque_alpha(path, array) if array.shape[-1] in (2, 4) else array
-
-
-def _read_png_indices(path: Path) -> np.ndarray:
-    """Read a PNG label; of a palette file the indices."""
-    data = path.read_bytes()
-    _, colour_type = _png_header(path, data)
-    if colour_type != 3:
-        return _read_png(path)
-    imagecodecs.png_decode(data)  # raises where Pillow makes up what is missing
-    return _pillow(path)[..., None]
+def _read_png(path: Path, use: _Use) -> np.ndarray:
+    """Read a PNG; of a palette file the colours, or of a label the indices."""
+    png = open_png(path)
+    if png.colour_type == 3:
+        if use.what == "label":
+            return png.indices()
+        array = png.decoded(with_transparency=True)
+        # the transparency of a palette is not a channel of the file
+        if use.alpha != "drop" and (hidden := int(np.count_nonzero(array[..., 3:] != 255))):
+            raise transparent(path, f"has {hidden} pixels of colours that the palette marks as not opaque (tRNS)")
+        return array[..., :3]
+    array = png.decoded()
+    if use.alpha != "drop" and (hidden := hidden_pixels(png, array)):
+        raise transparent(path, f"has {hidden} pixels of the value that is marked as transparent (tRNS)")
+    return without_alpha(path, array, use.alpha) if png.colour_type in (4, 6) else array
 
 
 def _read_jpeg(path: Path) -> np.ndarray:
-    array = _pillow(path, pixels_a_byte=_JPEG_PIXELS_A_BYTE)
+    data = path.read_bytes()
+    # not Image.open, which takes honest images of 179 megapixels for bombs
+    with JpegImageFile(io.BytesIO(without_descriptions(data))) as image:
+        check_size(path, (image.height, image.width, len(image.getbands())), copies=_JPEG_COPIES)
+        if max(image.size) > _JPEG_SIDE:
+            found = f"is {max(image.size):,} pixels long on one side; libjpeg, which reads it, takes {_JPEG_SIDE:,}."
+            raise Fault("file-size", path, found, "Save it as TIFF.")
+        if image.height * image.width > _JPEG_PIXELS_A_BYTE * len(data):
+            found = f"holds too few bytes for {image.height} x {image.width} pixels: it is damaged or incomplete."
+            raise Fault("damaged-file", path, found, "Copy or export it again.")
+        if image.mode not in ("L", "RGB"):
+            found = f"has the colour mode {image.mode}; expected grey or RGB."
+            raise Fault("colour-mode", path, found, "Convert it to grey or RGB.")
+        if is_turned(data):
+            raise Fault(
+                "orientation",
+                path,
+                "is marked to be shown turned or mirrored (EXIF orientation), so it is not clear how it and its label "
+                "lie.",
+                "Turn the pixels themselves, and save it as TIFF.",
+            )
+        array = np.array(image)
     return array.reshape(*array.shape[:2], -1)
 
 
-def _pillow(path: Path, pixels_a_byte: float = math.inf) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            check_size(path, (image.height, image.width, len(image.getbands())))
-            if image.height * image.width > pixels_a_byte * path.stat().st_size:
-                found = f"holds too few bytes for {image.height} x {image.width} pixels: it is damaged or incomplete."
-                raise Fault("damaged-file", path, found, "Copy or export it again.")
-            if image.mode not in ("L", "RGB", "P"):
-                found = f"has the colour mode {image.mode}; expected grey or RGB."
-                raise Fault("colour-mode", path, found, "Save it as TIFF.")
-            if image.getexif().get(0x0112, 1) != 1:
-                raise Fault(
-                    "orientation",
-                    path,
-                    "is marked to be shown turned or mirrored (EXIF orientation), so it is not clear how it and its "
-                    "label lie.",
-                    "Turn the pixels themselves, and save it as TIFF.",
-                )
-            return np.array(image)
-
-
-def _read_tiff(path: Path, axes: str, what: str) -> np.ndarray:
-    with checked_tiff(path, axes, what) as (series, order):
-        return _whole_series(path, series, order)
-
-
-def _whole_series(path: Path, series: tifffile.TiffPageSeries, order: str) -> np.ndarray:
+def _whole_series(path: Path, series: tifffile.TiffPageSeries, order: str, alpha: Alpha) -> np.ndarray:
+    check_size(path, series.shape, series.dtype.itemsize, stored=stored_bytes(series))
     array = arrange(series.asarray(), order)
-    return drop_opaque_alpha(path, array) if has_alpha(series) else array
+    return without_alpha(path, array, alpha) if has_alpha(series) else array
 
 
 @contextlib.contextmanager
@@ -229,6 +241,6 @@ def open_tiff(path: Path, axes: str = "") -> Iterator[tuple[tifffile.TiffPageSer
         yield opened
 
 
-def read_opened(path: Path, series: tifffile.TiffPageSeries, order: str) -> np.ndarray:
+def read_opened(path: Path, series: tifffile.TiffPageSeries, order: str, alpha: Alpha = "refuse") -> np.ndarray:
     """Return what `read_image` returns of a file, from what `open_tiff` yields."""
-    return intensities(path, _whole_series(path, series, order))
+    return intensities(path, _whole_series(path, series, order, alpha))

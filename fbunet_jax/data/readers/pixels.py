@@ -1,48 +1,98 @@
 """What the pixels of an image or a label must be, wherever it comes from: their number, type, values and channels."""
 
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from fbunet_jax.config import Alpha
 from fbunet_jax.data.faults import Fault
+from fbunet_jax.data.readers.memory import available_memory
 
-MAXIMUM_PIXELS = 2**31
-"""Values in one file; more is taken for a damaged or malicious header and refused before memory is taken."""
+SMALL_BYTES = 2**29
+"""Decoded bytes of a file that are never too many for what the file itself is long."""
 
-_SIZE_REMEDY = "Cut it into smaller files, or export it again if the size is wrong."
-_SMALL_BYTES = 2**29
-_MOST_EXPANSION = 600
-"""Decoded bytes for one byte of a file above `_SMALL_BYTES`: 1032 are the most with deflate, labels have 50 to 400."""
+DEFLATE = 1032
+"""Most bytes that one byte of deflate stands for."""
+
+MORE_MEMORY = (
+    "Use a machine, a container or a job with more memory, raise the limit (ulimit -v) if one is set, or cut it into "
+    "smaller files. To predict without reading it at once, save it as OME-Zarr or as a tiled TIFF."
+)
+"""What to do about a file that does not fit into the memory."""
+
+_UNASKED_BYTES = 2**26
+_LARGE_BYTES = 2**30
+_HOLLOW = 380_000
+"""Decoded bytes for each that is left of a file when it is compressed: zeros have over 430,000, one disc 350,000."""
+_LOOKED_AT = 2**24
+_COPIES = 2
 
 
-def check_size(path: Path, shape: tuple[int, ...], itemsize: int = 1) -> None:
-    """Refuse a file whose header declares no value, more than `MAXIMUM_PIXELS`, or far more than its bytes can hold.
+def check_size(
+    path: Path,
+    shape: tuple[int, ...],
+    itemsize: int = 1,
+    *,
+    stored: int | None = None,
+    copies: int = _COPIES,
+    expansion: float = math.inf,
+) -> None:
+    """Refuse a file whose header declares no value, more than the memory takes, or far more than its bytes can hold.
 
     Args:
       path: of the file.
       shape: of the values.
       itemsize: bytes of one value.
+      stored: bytes of them that the file stands for, if it leaves some out.
+      copies: how often the values lie in memory while the file is read.
+      expansion: most bytes that one byte of the file stands for.
     """
     declared = f"declares the size {' x '.join(map(str, shape))}"
     check_count(path, shape, declared)
-    values, size = math.prod(shape), path.stat().st_size
-    if values * itemsize > max(_SMALL_BYTES, _MOST_EXPANSION * size):
+    needed, size = math.prod(shape) * itemsize, path.stat().st_size
+    declared = f"{declared}, {needed:,} bytes,"
+    check_memory(path, declared, copies * needed)
+    needed = needed if stored is None else stored
+    if needed > max(SMALL_BYTES, expansion * size):
+        found = f"{declared} and its {size:,} bytes hold at most {expansion * size:,.0f}: it is damaged or incomplete."
+        raise Fault("file-size", path, found, "Copy or export it again.")
+    if needed > _LARGE_BYTES and needed > _HOLLOW * _information(path, size):
         raise Fault(
             "file-size",
             path,
-            f"{declared}, {values * itemsize:,} bytes, and is itself only {size:,} bytes long: it is empty or damaged.",
-            _SIZE_REMEDY,
+            f"{declared} and its {size:,} bytes say the same over and over: more than {_LARGE_BYTES:,} bytes without "
+            "content are taken for a mistake, or for a file made to fill the memory.",
+            "If it is right, save it without compression, or cut it into smaller files.",
+        )
+
+
+def check_memory(path: Path, declared: str, needed: int) -> None:
+    """Refuse what does not fit into the memory that is available now; ``declared`` says in the message what it is."""
+    if needed <= _UNASKED_BYTES:
+        return
+    available = available_memory()
+    if available is not None and needed > available:
+        raise Fault(
+            "file-size",
+            path,
+            f"{declared} and reading it takes {needed:,} bytes of memory; {available:,} are available.",
+            MORE_MEMORY,
         )
 
 
 def check_count(path: Path, shape: tuple[int, ...], declared: str) -> None:
-    """Refuse a shape without a value, or with more than `MAXIMUM_PIXELS`; ``declared`` says it in the message."""
-    values = math.prod(shape)
-    if values < 1:
+    """Refuse a shape without a value; ``declared`` says it in the message."""
+    if math.prod(shape) < 1:
         raise Fault("damaged-file", path, f"{declared}: it holds no pixel.", "Copy or export it again.")
-    if values > MAXIMUM_PIXELS:
-        raise Fault("file-size", path, f"{declared}, more than {MAXIMUM_PIXELS} values.", _SIZE_REMEDY)
+
+
+def _information(path: Path, size: int) -> float:
+    """Return about how many bytes a file has when what repeats in them is left out; a long one is not looked at."""
+    if size > _LOOKED_AT:
+        return math.inf
+    return len(zlib.compress(path.read_bytes(), 9))
 
 
 def intensities(path: Path, array: np.ndarray) -> np.ndarray:
@@ -100,15 +150,32 @@ def label_values(path: Path, array: np.ndarray) -> np.ndarray:
     return array[..., 0]
 
 
-def drop_opaque_alpha(path: Path, array: np.ndarray) -> np.ndarray:
-    """Return the channels but the last, which must be opaque everywhere: hidden pixels are not measurements."""
+def without_alpha(path: Path, array: np.ndarray, alpha: Alpha = "refuse") -> np.ndarray:
+    """Return the channels of an image whose last one is tagged as transparency.
+
+    Args:
+      path: for the message.
+      array: `[..., C]`.
+      alpha: "refuse" drops it if every pixel is opaque, since hidden pixels are not measurements; "drop" drops it
+        always; "channel" keeps it.
+
+    Raises:
+      DataError: pixels are not opaque, and it is to be refused.
+    """
+    if alpha == "channel":
+        return array
     opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
-    hidden = int(np.count_nonzero(array[..., -1] != opaque))
-    if hidden:
-        raise Fault(
-            "transparency",
-            path,
-            f"has an alpha channel with {hidden} pixels that are not opaque.",
-            "Remove the alpha channel, or save the file without transparency.",
-        )
+    if alpha == "refuse" and (hidden := int(np.count_nonzero(array[..., -1] != opaque))):
+        raise transparent(path, f"has an alpha channel with {hidden} pixels that are not opaque", is_channel=True)
     return array[..., :-1]
+
+
+def transparent(path: Path, found: str, *, is_channel: bool = False) -> Fault:
+    """Return the fault of an image with pixels that are not shown; only a channel of its own can be kept as one."""
+    remedy = 'Save the file without transparency, or set data.alpha = "drop" to read the pixels as if they were shown.'
+    if is_channel:
+        remedy = (
+            'Save the file without transparency, or set data.alpha: "channel" if the last channel holds intensities, '
+            'such as a fourth stain, and "drop" if it can be left out.'
+        )
+    return Fault("transparency", path, f"{found}.", remedy)

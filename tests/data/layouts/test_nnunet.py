@@ -130,7 +130,7 @@ def test_nifti_of_version_1_is_refused_and_so_is_no_json(tmp_path):
     with pytest.raises(DataError, match=r"\.nii\.gz"):
         load_dataset(config(tmp_path))
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="not JSON"):
         load_dataset(config(tmp_path))
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(DataError, match=r"dataset\.json does not exist"):

@@ -220,7 +220,6 @@ def test_label_pages_are_read_with_the_image_axes(tmp_path):
 @pytest.mark.parametrize(("array", "options", "words"), [
     (np.zeros((8, 8, 3), np.uint8), {"photometric": "rgb"}, "has 3 channels"),
     (np.zeros((8, 8), np.float32), {}, "values of type float32.*whole numbers"),
-    (np.zeros((8, 8), np.uint8), {"photometric": "miniswhite"}, "inverted values"),
     (np.zeros((8, 8), np.uint8), {"compression": "jpeg"}, "JPEG-compressed"),
 ])  # fmt: skip
 def test_labels_that_are_no_class_values_are_refused(tmp_path, array, options, words):
@@ -302,14 +301,6 @@ def test_a_truncated_tiff_is_an_error_and_never_a_partial_image(tmp_path, kind):
     assert refused >= 38
 
 
-def test_a_tiff_with_tiles_that_were_never_written_is_an_error_and_not_black(tmp_path):
-    tiles = iter([noise((16, 16), np.uint8), None])
-    tifffile.imwrite(tmp_path / "a.tif", tiles, shape=(16, 32), dtype="uint8", tile=(16, 16), compression="deflate")
-
-    with pytest.raises(DataError, match=r"a\.tif ends before the data of page 0 is complete"):
-        read_image(tmp_path / "a.tif")
-
-
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_truncated_png_or_jpeg_is_an_error(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
@@ -349,9 +340,8 @@ def test_an_absurd_declared_size_is_refused_before_memory_is_taken(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
-def test_a_large_palette_file_is_refused_without_a_warning(tmp_path, monkeypatch):
+def test_a_palette_label_has_no_limit_of_pixels_of_its_own(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((20, 20), np.uint8)).convert("P").save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
 
-    with pytest.raises(DataError, match=r"a\.png"):
-        read_label(tmp_path / "a.png")
+    assert not read_label(tmp_path / "a.png").any()
