@@ -131,9 +131,9 @@ def device_error(error: BaseException, phase: str, remedy: str = "") -> DeviceEr
         if re.search(kind.pattern, text) or (kind.name == "memory" and isinstance(error, MemoryError)):
             if kind.name == "memory":
                 return DeviceError(_of_memory(text, phase, remedy, on_host=on_host), kind.name)
-            if kind.name == "missing":
+            if kind.name == "missing" or (kind.name == "library" and _is_named_plugin(text)):
                 what, remedy = no_device("JAX", os.environ, _quoted(text), "see fbunet doctor")
-                return DeviceError(f"{what}. {remedy[0].upper()}{remedy[1:]}.", kind.name)
+                return DeviceError(f"{what}. {remedy[0].upper()}{remedy[1:]}.", "missing")
             return DeviceError(f"{kind.what} ({phase}): {_quoted(text)}. {kind.remedy}", kind.name)
     return None
 
@@ -157,6 +157,12 @@ def no_device(jax: str, environment: Mapping[str, str], said: str, install: str)
         f"{jax} finds no device of {setting}: {said}",
         f"unset {' and '.join(asked)}; if such a device is here: {install}",
     )
+
+
+def _is_named_plugin(text: str) -> bool:
+    """Say whether a library that is missing is that of a device which a variable of the environment names."""
+    plugins = os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS", "").split(",")
+    return any(path and path in text for _, _, path in (each.partition(":") for each in plugins))
 
 
 def _is_of_a_device(error: BaseException) -> bool:

@@ -153,3 +153,12 @@ def test_xla_on_this_cpu_says_it_as_expected():
     command = ["sh", "-c", 'ulimit -v 8000000; exec "$@"', "sh", sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.startswith("memory Out of memory on the CPU (a test): 274.9 GB at once do not fit."), done.stderr
+
+
+def test_a_plugin_that_a_variable_names_and_that_is_not_there_is_a_device_that_is_missing(monkeypatch):
+    error = RuntimeError("Failed to open foo: /gone.so: cannot open shared object file: No such file or directory")
+    assert device_error(error, "training").kind == "library"
+    monkeypatch.setenv("PJRT_NAMES_AND_LIBRARY_PATHS", "foo:/gone.so")
+    found = device_error(error, "training")
+    assert found.kind == "missing"
+    assert "PJRT_NAMES_AND_LIBRARY_PATHS=foo:/gone.so" in str(found)

@@ -28,7 +28,7 @@ CONFIG = {
 
 def judge_config(path):
     config = load_config(path)
-    written = tomllib.loads(path.read_text(encoding="utf-8"))
+    written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     _expect_within(written, to_table(config), ("format", "root"))
     place = path.parent / default_path(config)
     if place.resolve().parent.parent != (path.parent / "runs").resolve() or len(str(place).encode()) > 4000:
@@ -79,7 +79,9 @@ def judge_data_set(path, layout):
         raise FoundError(check.faults[0].kind) from None
     if check.faults and not any(each.kind in ("folds", "unlabelled-part", "part-size") for each in check.faults):
         raise WrongAnswerError(f"the check finds {check.faults[0]}, and loading does not fail")
-    written = tomllib.loads(path.read_text(encoding="utf-8")) if layout == "folder" else json.loads(path.read_bytes())
+    written = (
+        tomllib.loads(path.read_text(encoding="utf-8-sig")) if layout == "folder" else json.loads(path.read_bytes())
+    )
     names = written["classes" if layout == "folder" else "labels"]
     if set(dataset.class_names) - set(names) - set(map(str, names.values())):
         raise WrongAnswerError(f"classes {dataset.class_names}, and the file says {names}")
