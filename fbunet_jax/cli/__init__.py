@@ -21,7 +21,7 @@ from fbunet_jax.cli.compilation_cache import use_compilation_cache
 from fbunet_jax.cli.distributed import leaves_at_once
 from fbunet_jax.device_errors import device_error
 from fbunet_jax.errors import ConfigError, UserError, did_you_mean
-from fbunet_jax.runs.interruption import StopAtOnce
+from fbunet_jax.runs.interruption import StopAtOnce, forget_dropped
 
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserError as error:
         return _failed(f"Error: {_with_option(error)}", EXIT_USER_ERROR, debug)
     except KeyboardInterrupt as interruption:
+        forget_dropped()
         somewhere = "the last checkpoint, if there is one"
         saved, place = (f": {interruption}", "there") if str(interruption) else ("", somewhere)
         again = {

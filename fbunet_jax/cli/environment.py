@@ -27,13 +27,14 @@ PINNED = {
     "JAX_THREEFRY_PARTITIONABLE": "1",
     "JAX_DEFAULT_MATMUL_PRECISION": None,
     "JAX_DISABLE_JIT": "0",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
-    "JAX_OPTIMIZATION_LEVEL": None,
-    "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": None,
     "JAX_SOFTMAX_CUSTOM_JVP": None,
     "JAX_ALLOW_F16_REDUCTIONS": None,
 }
-"""What decides the numbers of a training, and its value in every command; None for JAX's own."""
+"""What decides the numbers of a training, and its value in every command; None for JAX's own.
+
+How hard the compiler tries (JAX_DISABLE_MOST_OPTIMIZATIONS, JAX_OPTIMIZATION_LEVEL) is the user's, like XLA_FLAGS: it
+is recorded, and compared when a fold resumes.
+"""
 
 _HINDERING = (
     *("JAX_DEBUG_NANS", "JAX_DEBUG_INFS", "JAX_DEBUG_KEY_REUSE", "JAX_CHECK_TRACER_LEAKS", "JAX_ENABLE_CHECKS"),

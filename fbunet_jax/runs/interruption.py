@@ -38,6 +38,11 @@ def raise_dropped() -> None:
         raise KeyboardInterrupt
 
 
+def forget_dropped() -> None:
+    """Take a signal for answered: what the process does next, as in a notebook, is not stopped by it."""
+    _raised.clear()
+
+
 class StopAtOnce(KeyboardInterrupt):
     """A second signal: nothing is waited for."""
 

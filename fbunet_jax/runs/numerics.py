@@ -79,7 +79,7 @@ def check_resumed(environment: Path) -> None:
         raise RunError(
             f"{environment.parent} was trained with other settings of JAX, so the rest of it would have other numbers: "
             f"{'; '.join(sorted(found))}. Resume it with those that it had (variables of the environment, or "
-            "jax.config.update in a Python program; the fbunet commands have fixed ones for JAX), or start another "
+            "jax.config.update in a Python program; most have fixed values in the fbunet commands), or start another "
             "run (out).",
             argument="out",
         )

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ import pytest
 
 from fbunet_jax.cli import environment, main
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.runs.interruption import Interruption, raise_on_signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,3 +147,20 @@ def test_variables_that_end_the_import_of_a_library_are_dropped(monkeypatch):
 def test_an_empty_argument_is_an_unset_variable_of_the_shell(command, capsys):
     assert main(command) == 2
     assert f"An argument of {command[0]} is empty" in capsys.readouterr().err
+
+
+def test_a_signal_that_ended_a_command_does_not_stop_what_the_process_does_next(monkeypatch, capsys):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def command(options, prog):
+        raise_on_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("fbunet_jax.cli.jobs.command", command)
+    try:
+        assert main(["jobs"]) == 130
+        with Interruption() as interruption:
+            assert not interruption.requested
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

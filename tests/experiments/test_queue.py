@@ -71,7 +71,7 @@ def test_one_that_the_kernel_has_killed_is_explained_and_the_others_go_on(tmp_pa
     assert not sweep.run()
     assert [outcome.state for outcome in sweep.outcomes] == ["failed", "finished"]
     said = stream.getvalue()
-    assert "it was killed, as Linux does when memory is short: train fewer at once, or with a smaller" in said
+    assert "it was killed, as Linux does when memory is short: train fewer at once" in said
     assert "resumes from its last checkpoint" in said
 
 
