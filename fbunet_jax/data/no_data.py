@@ -51,7 +51,7 @@ def find_no_data(image: NDArray, named: float | None = None) -> NoData | None:
             is_absurd = image.dtype.kind == "f" and abs(value) >= _ABSURD
             others = np.abs(values) != abs(value) if is_absurd else values != value
             share = 1 - float(others.mean())
-            is_certain = is_absurd or value in _USUAL or value == named
+            is_certain = value in _USUAL or value == named
             if value != named and (share < LEAST_SHARE or not (is_certain or values.size >= _LEAST_PIXELS)):
                 continue
             if share == 1:

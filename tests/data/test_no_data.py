@@ -97,7 +97,7 @@ def test_the_rim_of_an_image_may_be_empty_and_two_values_may_stand_for_no_data()
     assert abs(find_no_data(image).value) > 3e38
 
 
-@pytest.mark.parametrize("value", [-9999, 3.4e38])
+@pytest.mark.parametrize("value", [-9999, -999])
 def test_what_programs_write_for_no_data_counts_in_small_and_plain_images_too(value):
     assert find_no_data(with_value(GENERATOR.integers(0, 4, (1, 20, 20, 1)), value, 0.2)).value == pytest.approx(value)
     assert find_no_data(with_value(np.zeros((1, 20, 20, 1)), value, 0.2)).value == pytest.approx(value)

@@ -25,7 +25,8 @@ RGB = np.dstack([PIXELS, 255 - PIXELS, PIXELS // 2])
     ("logl", PIXELS, r"Log2\(L\)"), ("linear_raw", RGB, "linear raw"), ("miniswhite", PIXELS, "inverted"),
 ])  # fmt: skip
 def test_another_colour_space_than_grey_and_rgb_is_named(tmp_path, photometric, array, words):
-    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric, metadata=None)
+    planes = {"planarconfig": "contig"} if array.ndim == 3 else {}
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric, metadata=None, **planes)
 
     with pytest.raises(DataError, match=words):
         read_image(tmp_path / "a.tif")
