@@ -6,7 +6,9 @@ and what is compiled twice, here or in such a process, comes from a cache.
 """
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,15 @@ def data_root() -> Path:
     if "FBUNET_DATA" not in os.environ:
         pytest.skip("the environment variable FBUNET_DATA does not name the folder of the real data sets")
     return Path(os.environ["FBUNET_DATA"])
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Leave signals as they were: a command that a test has stopped stops no training of another test."""
+    from fbunet_jax.runs.interruption import forget_dropped
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    forget_dropped()
