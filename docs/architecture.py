@@ -30,9 +30,10 @@ LAYERS = {
 ORDER = tuple(room for rooms in LAYERS.values() for room in rooms)
 
 COLOURS = ("#64748b", "#7c3aed", "#b45309", "#0f766e", "#1d4ed8", "#be185d", "#334155")
-WIDTH, ROW, GAP, CAPTION, TOP = 900, 40, 4, 24, 124
-BOX_LEFT, BOX_WIDTH, TEXT_LEFT, LINE = 16, 488, 148, 58
-GRID_LEFT, CELL = 526, 19
+ROW, GAP, CAPTION, TOP = 40, 4, 24, 124
+BOX_LEFT, BOX_WIDTH, TEXT_LEFT, LINE = 16, 512, 168, 58
+GRID_LEFT, CELL = 550, 19
+WIDTH = GRID_LEFT + CELL * len(ORDER) + 72  # the name of the last column is slanted
 SIZES = ((12, 7), (4, 5), (1, 3))
 """From how many imports on a dot has which radius: few sizes, so that a single import seldom changes the picture."""
 STYLE = """
