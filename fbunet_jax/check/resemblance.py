@@ -36,7 +36,7 @@ _NEIGHBOURS = 4
 _COMPARED_AT_ONCE = 4096
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-"""Wraps steps that take long, and is told in a word what they do."""
+"""Wraps long steps for a progress bar; its second argument names them in a word."""
 Places = NDArray[np.intp]
 Pairs = tuple[Places, Places, NDArray[np.float32]]
 """Two places in a stack of pictures, the first below the second, and a correlation of at least `ALIKE`, `[n]` each."""
