@@ -48,6 +48,44 @@ _MOST_FOLDS = 1000
 
 
 @dataclass(frozen=True)
+class FilesConfig:
+    """Which files are images and which are labels, and how their names pair; docs/data.md#names-as-they-are."""
+
+    images: str | tuple[str, ...] = ""
+    """folder: pattern of the image files below data.root, such as "scan_{}_raw_{}.png"; one for each channel where
+    the channels lie in files of their own. Empty: the files of images/, or raw/."""
+    labels: str = ""
+    """folder: pattern of the label files, whose braces hold what those of the images hold. Empty: the files of labels/,
+    or label/."""
+    ignore: tuple[str, ...] = ()
+    """folder: patterns of files that are neither, such as "*_flows.tif"."""
+    objects: Literal["none", "numbered", "files"] = "none"
+    """folder: whether the labels show objects one by one, numbered in one file or each in a file of its own; all of
+    them are then the second class, and the rest is the first."""
+    sparse: bool = False
+    """folder: only some images and pages are labelled: leave out images without a label file, and pages whose label is
+    0 throughout."""
+    first_page: int = 0
+    """folder: number of the first page in the names of label files with {page}."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.files.first_page", self.first_page, 0)
+        for given, other in (("images", "labels"), ("labels", "images")):
+            if getattr(self, given) and not getattr(self, other):
+                raise ConfigError(
+                    f"data.files.{given} is set, and data.files.{other} is not: expected a pattern for images and one "
+                    "for labels, or neither."
+                )
+        if self.first_page and "{page}" not in self.labels:
+            raise ConfigError("data.files.first_page is set, but data.files.labels has no {page}. Remove it.")
+
+    @property
+    def image_patterns(self) -> tuple[str, ...]:
+        """The patterns of the images, one for each channel file."""
+        return self.images if isinstance(self.images, tuple) else (self.images,) if self.images else ()
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are cut, normalised, and divided into folds."""
 
@@ -70,9 +108,9 @@ class DataConfig:
     that data.cut makes of it (as runs of format 1 did)."""
     folds: int = 5
     """Number of cross-validation folds."""
-    fold_scheme: Literal["grouped", "sections", "mouse"] = "grouped"
+    fold_scheme: Literal["grouped", "sections", "mouse", "split"] = "grouped"
     """How images are divided: blocks of groups in name order; the paper's 20 Drosophila sections; the paper's
-    mouse protocol."""
+    mouse protocol; or one fold, whose test part is that of the folders or names ({split} in data.files)."""
     validation_groups: Literal["both-sides", "after"] = "both-sides"
     """grouped: whether the validation groups lie on both sides of the test block in name order, so that no training
     group is its neighbour, or all after it."""
@@ -93,6 +131,8 @@ class DataConfig:
     group_pattern: str = ""
     """folder, nnunet: regular expression on the file's stem; what it captures names the group that stays in one part
     of a fold. Empty: every file is a group."""
+    files: FilesConfig = field(default_factory=FilesConfig)
+    """folder: names of the files, where they are not those of images/ and labels/ (or in dataset.toml)."""
     synthetic_images: int = 20
     """synthetic: number of images."""
     synthetic_size: int = 128
@@ -104,7 +144,9 @@ class DataConfig:
         object.__setattr__(self, "root", expand_text(self.root))
         _at_least("data.cut", self.cut, 0)
         _at_least("data.crop", self.crop, 1)
-        _at_least("data.folds", self.folds, 2, below=_MOST_FOLDS + 1)
+        if self.fold_scheme == "split" and self.folds != 1:
+            raise ConfigError(f'data.folds = {self.folds}: data.fold_scheme = "split" makes one fold. Set it to 1.')
+        _at_least("data.folds", self.folds, 1 if self.fold_scheme == "split" else 2, below=_MOST_FOLDS + 1)
         _at_least("data.synthetic_images", self.synthetic_images, 1)
         _at_least("data.synthetic_size", self.synthetic_size, 16)
         _at_least("data.synthetic_seed", self.synthetic_seed, 0)

@@ -104,7 +104,7 @@ def _plain(value: Any) -> Any:
 def _in_words(options: tuple[Any, ...]) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     names |= {tuple[int, ...]: "a list of whole numbers", tuple[float, ...]: "a list of numbers"}
-    names |= {dict[str, int]: "a table of names and whole numbers"}
+    names |= {tuple[str, ...]: "a list of texts", dict[str, int]: "a table of names and whole numbers"}
     words = []
     for option in options:
         if typing.get_origin(option) is Literal:

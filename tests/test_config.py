@@ -12,6 +12,7 @@ from fbunet_jax import cli
 from fbunet_jax.config import (
     Config,
     DataConfig,
+    FilesConfig,
     ModelConfig,
     TrainingConfig,
     comparable,
@@ -159,6 +160,7 @@ def test_a_wrong_key_or_type_names_file_and_key_and_what_was_expected(tmp_path, 
 
 
 RANGES = {
+    FilesConfig: {"first_page": [-1]},
     DataConfig: {
         "cut": [-1],
         "crop": [0],
@@ -196,7 +198,13 @@ RANGES = {
     },
     Config: {"seed": [-1, 2**32], "name": ["", "..", "a/b", "a:b"], "method": ["", "UNet"]},
 }
-SECTIONS = {DataConfig: "data.", ModelConfig: "model.", TrainingConfig: "training.", Config: ""}
+SECTIONS = {
+    FilesConfig: "data.files.",
+    DataConfig: "data.",
+    ModelConfig: "model.",
+    TrainingConfig: "training.",
+    Config: "",
+}
 
 
 @pytest.mark.parametrize(
@@ -348,11 +356,19 @@ def test_every_setting_has_a_docstring_and_shows_it_in_help(capsys, monkeypatch)
     # boxes and line breaks are the terminal's business
     shown = re.sub(r"[\s│─╭╮╰╯|+-]+", "", capsys.readouterr().out)
 
-    sections = {"DataConfig": "data.", "ModelConfig": "model.", "TrainingConfig": "training.", "Config": ""}
+    sections = {
+        "FilesConfig": "data.files.",
+        "DataConfig": "data.",
+        "ModelConfig": "model.",
+        "TrainingConfig": "training.",
+        "Config": "",
+    }
     fields = [
-        (kind, name, text) for kind, name, text in documented_fields() if name not in ("data", "model", "training")
+        (kind, name, text)
+        for kind, name, text in documented_fields()
+        if name not in ("data", "files", "model", "training")
     ]
-    assert len(fields) == sum(len(dataclasses.fields(kind)) for kind in RANGES) - 3
+    assert len(fields) == sum(len(dataclasses.fields(kind)) for kind in RANGES) - 4
     for kind, name, text in fields:
         assert text, f"{kind}.{name} has no docstring"
         option = re.sub(r"[-]", "", f"{sections[kind]}{name.replace('_', '-')}")

@@ -25,7 +25,7 @@ from fbunet_jax.check.resemblance import (
 from fbunet_jax.check.thumbnails import THUMBNAILS, Thumbnail, thumbnail
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.cutting import cut_fault
-from fbunet_jax.data.datasets import open_source, page_names
+from fbunet_jax.data.datasets import open_source
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.folds import Fold, configured_folds
 from fbunet_jax.data.layouts.sources import Source, Unit, read_units, value_counts
@@ -79,6 +79,7 @@ class Check:
       spread: the share of the label files in which each value occurs, 0 to 1.
       folds: as the settings make them; none where they cannot.
       thumbnails: of at most some dozens of images.
+      naming: how the names of the files pair, in a sentence; empty where a folder for each says it.
     """
 
     settings: DataConfig
@@ -93,6 +94,7 @@ class Check:
     spread: dict[int, float]
     folds: tuple[Fold, ...]
     thumbnails: tuple[Thumbnail, ...]
+    naming: str = ""
 
     @property
     def faults(self) -> tuple[Finding, ...]:
@@ -121,10 +123,8 @@ def check_dataset(config: DataConfig, progress: Progress = lambda steps, what: s
     errors: list[DataError] = []
     survey = _Survey(config, source)
     with noted() as notes:
-        for unit, images, stored, indices in read_units(
-            source, errors.append, lambda units: progress(units, "Reading")
-        ):
-            survey.add(unit, images, stored, indices)
+        for labelled in read_units(source, errors.append, lambda units: progress(units, "Reading")):
+            survey.add(*labelled)
     findings = [as_finding(error) for error in errors] + survey.faults
     findings = label_proposal(findings, source, survey.values, survey.spread)
     folds: tuple[Fold, ...] = ()
@@ -157,6 +157,7 @@ def check_dataset(config: DataConfig, progress: Progress = lambda steps, what: s
         spread=survey.spread,
         folds=folds,
         thumbnails=tuple(survey.thumbnails),
+        naming=source.naming,
     )
 
 
@@ -182,8 +183,8 @@ class _Survey:
         found = Counter(value for unit in self.units for value in unit.values)
         return {value: count / len(self.units) for value, count in found.items()}
 
-    def add(self, unit: Unit, images: NDArray, stored: NDArray, indices: NDArray[np.uint8]) -> None:
-        """Note a unit: image `[pages, H, W, C]`, stored labels and class indices `[pages, H, W]`."""
+    def add(self, unit: Unit, names: list[str], images: NDArray, stored: NDArray, indices: NDArray[np.uint8]) -> None:
+        """Note the labelled pages of a unit, see `fbunet_jax.data.layouts.sources.Labelled`."""
         here = value_counts(stored)
         self.values.update(here)
         self.units.append(UnitRecord(unit.name, unit.group, frozenset(here)))
@@ -192,7 +193,7 @@ class _Survey:
         if fault := cut_fault(unit.name, height, width, self._config.cut):
             self.faults.append(as_finding(fault))
         before = len(self.warnings)
-        for name, image, label in zip(page_names(unit.name, len(images)), images, indices, strict=True):
+        for name, image, label in zip(names, images, indices, strict=True):
             counts = np.bincount(label.ravel(), minlength=max(256, self._classes))[: self._classes]
             self.ignored += label.size - int(counts.sum()) if self._classes else 0
             page = "" if name == unit.name else f"page {name.rpartition('/')[2]} "

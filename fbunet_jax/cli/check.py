@@ -131,6 +131,8 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
 
     data, images = config.data, check.images
     facts = [("Data set", f"{data.root} ({data.layout})" if data.root else data.layout)]
+    if check.naming:
+        facts.append(("Files", check.naming))
     sizes = sorted({image.size for image in images}, key=lambda size: size[0] * size[1])
     if sizes:
         ends = [f"{size[0]} x {size[1]}" for size in (sizes[0], sizes[-1])]

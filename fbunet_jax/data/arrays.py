@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.description import IGNORE, Description, class_faults
-from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
+from fbunet_jax.data.layouts.sources import Reading, Source, Unit, check_pair
 from fbunet_jax.data.readers.pixels import check_count, intensities, label_values
 from fbunet_jax.errors import DataError
 
@@ -97,7 +97,7 @@ def open_arrays(
     )
     items = dict(zip(units, pairs, strict=True))
 
-    def read(unit: Unit) -> tuple[NDArray, NDArray]:
+    def read(unit: Unit) -> Reading:
         image_place, label_place = unit.files
         image, label = items[unit]
         pixels = intensities(image_place, _with_channels(image_place, image))[None]
@@ -106,7 +106,7 @@ def open_arrays(
             # 8 bits are counted without sorting, and NumPy makes 64 by default
             values = values.astype(np.uint8, copy=False)
         check_pair(image_place, pixels, label_place, values)
-        return pixels, values
+        return Reading(pixels, values)
 
     return Source(
         units,

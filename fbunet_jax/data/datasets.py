@@ -6,13 +6,13 @@ raw folder of nnU-Net, and procedural tissue. `fbunet_jax.data.cutting` makes ti
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from fbunet_jax.config import Config, DataConfig, Layout, NoDataRule
+from fbunet_jax.config import Config, DataConfig, FilesConfig, Layout, NoDataRule
 from fbunet_jax.data.arrays import Arrays, open_arrays
 from fbunet_jax.data.cutting import VIEWS, Item, cut, dihedral_views, percentiles_of_tiles
 from fbunet_jax.data.faults import Fault
@@ -58,6 +58,8 @@ class Dataset:
     percentiles: tuple[np.ndarray, ...] | None = None
     """[2, C] each: the 1st and the 99th percentile of the image that the item was cut from. None: every item has its
     own, or the normalisation needs none."""
+    files: FilesConfig = field(default_factory=FilesConfig)
+    """Names of the files that it was read from, by which predictions join channels and tell images from labels."""
 
     @classmethod
     def from_arrays(
@@ -170,6 +172,11 @@ def open_source(config: DataConfig) -> Source:
         "nnunet": open_nnunet,
         "arrays": _refuse_arrays,
     }
+    if config.layout != "folder" and config.files != FilesConfig():
+        raise DataError(
+            f'data.files describes the names of a folder of your own, and data.layout is "{config.layout}", whose '
+            'names are given. Remove one of them, or set data.layout = "folder".'
+        )
     return replace(openers[config.layout](config), no_data=config.no_data)
 
 
@@ -200,22 +207,21 @@ def detect_layout(root: Path) -> Layout:
     return "folder"
 
 
-def page_names(name: str, pages: int) -> list[str]:
-    """Return the item names of a unit: its own, or one a page."""
-    return [name] if pages == 1 else [f"{name}/z{page:03d}" for page in range(pages)]
-
-
 def _read(source: Source, report: Callable[[DataError], None]) -> Dataset:
     """Return the units that can be read as items, whole; every fault is reported."""
     names, groups, images, labels = [], [], [], []
-    for unit, pages, _, indices in read_units(source, report):
-        names += page_names(unit.name, len(pages))
+    for unit, pages, read, _, indices in read_units(source, report):
+        names += pages
         groups += [unit.group] * len(pages)
-        images += list(pages)
+        images += list(read)
         labels += list(indices)
     classes = source.classes
     values = tuple(classes.values())
-    return Dataset(tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values)
+    if not images and not source.faults:
+        report(Fault("missing-label", source.labels, "has no labelled page.", "Label some."))
+    return Dataset(
+        tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values, files=source.files
+    )
 
 
 def _raise(fault: DataError) -> None:

@@ -69,7 +69,9 @@ def make_folds(
       folds: number of folds, at least 2.
       scheme: "grouped": every group is tested exactly once, in contiguous blocks whose sizes differ by at most 1;
         a fifth of the rest validates. "sections": the folds of the 20 Drosophila sections. "mouse": the paper's mouse
-        protocol, in which the test sets of the folds overlap.
+        protocol, in which the test sets of the folds overlap. "split": one fold; a group is for "train", "validation"
+        or "test" by what its name begins with, before a slash; without validation groups, the last fifth of those for
+        training validates.
       validation_groups: of the scheme "grouped". "both-sides": half of them before the test block, half (and the odd
         one) after it, in a circle. No training group then stands beside the block if two or more validate, which
         takes 8 groups that are not tested; a single one stands after the block, or before it at the end of the order.
@@ -82,11 +84,12 @@ def make_folds(
         "grouped": partial(_grouped, both_sides=validation_groups == "both-sides"),
         "sections": _sections,
         "mouse": _mouse,
+        "split": _split,
     }
     if scheme not in schemes:
         raise DataError(f"The fold scheme {scheme!r} is unknown. The schemes are: {', '.join(schemes)}.")
     names = sorted(dict.fromkeys(groups), key=natural_key)  # which mostly are in order already
-    if folds < 2:
+    if folds < 2 and scheme != "split":
         raise DataError(f"data.folds = {folds}: cross-validation needs at least 2 folds.")
     return schemes[scheme](names, folds)
 
@@ -279,6 +282,29 @@ def _sections(names: Sequence[str], folds: int) -> tuple[Fold, ...]:
     return tuple(
         _fold(names, range(4 * k, 4 * k + 5), (4 * k - 1, 4 * k + 5, 4 * k + 6)) for k in range(PAPER_SECTION_FOLDS)
     )
+
+
+def _split(names: Sequence[str], folds: int) -> tuple[Fold, ...]:
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for name in names:
+        part, slash, _ = name.partition("/")
+        if not slash or part not in parts:
+            raise DataError(
+                f"The fold scheme 'split' needs names that say what is for training and for test; {name!r} does not. "
+                "Set data.fold_scheme = 'grouped'."
+            )
+        parts[part].append(name)
+    if not parts["validation"]:
+        count = max(1, round(0.2 * len(parts["train"])))
+        parts["train"], parts["validation"] = parts["train"][:-count], parts["train"][-count:]
+    lacking = [part for part in PARTS if not parts[part]]
+    if lacking:
+        counts = ", ".join(f"{len(found)} {part}" for part, found in parts.items())
+        raise DataError(
+            f"The fold scheme 'split' needs groups in every part, found {counts}. Add labelled images for "
+            f"{lacking[0]}, or write {{}} in the place of {{split}} in [files] and set data.fold_scheme = 'grouped'."
+        )
+    return (Fold(**{part: tuple(found) for part, found in parts.items()}),)
 
 
 def _mouse(names: Sequence[str], folds: int) -> tuple[Fold, ...]:

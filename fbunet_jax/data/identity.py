@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fbunet_jax.config import FilesConfig
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.layouts.description import IGNORE
 from fbunet_jax.errors import DataError
+from fbunet_jax.toml_tables import to_table
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -23,7 +25,11 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "channels": int(dataset.images[0].shape[-1]),
         "fingerprint": digest.hexdigest(),
     }
-    return described | ({"label_values": list(dataset.label_values)} if dataset.label_values else {})
+    if dataset.label_values:
+        described["label_values"] = list(dataset.label_values)
+    if dataset.files != FilesConfig():
+        described["files"] = to_table(dataset.files)
+    return described
 
 
 def passed_fingerprint(dataset: Dataset) -> str:

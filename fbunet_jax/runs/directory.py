@@ -3,7 +3,7 @@
 import re
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from fbunet_jax.config import CUSTOM, Config, in_this_format
 from fbunet_jax.errors import ConfigError, RunError
@@ -194,6 +194,8 @@ class DatasetDescription(TypedDict):
     fingerprint: str
     label_values: NotRequired[list[int]]
     """Value of each class in the label files, in class order; versions before 0.2 did not store it."""
+    files: NotRequired[dict[str, Any]]
+    """How its files are called, see `FilesConfig`; where they are not those of a folder each."""
 
 
 def _evaluation_name(split: str) -> str:

@@ -196,7 +196,7 @@ def test_files_without_a_partner_and_foreign_files_are_named(tmp_path):
     with pytest.raises(DataError, match="images does not exist"):
         load_folder(tmp_path)
     folder(tmp_path, {"a": image(), "b": image()}, {"a": label([0, 1]), "c": label([0, 1])})
-    with pytest.raises(DataError, match=r"no label for b\.tif in .* There is 1 more fault; fbunet check lists all"):
+    with pytest.raises(DataError, match=r"no label labels/b\. .* There is 1 more fault; fbunet check lists all"):
         load_folder(tmp_path)
     folder(tmp_path, {"a.png": image()}, {})
     with pytest.raises(DataError, match=r"a\.tif and .*a\.png have the same name"):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fbunet_jax.config import DataConfig
+from fbunet_jax.config import DataConfig, FilesConfig
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.errors import ConfigError
-from fbunet_jax.toml_tables import from_table, read_toml
+from fbunet_jax.toml_tables import from_table, read_toml, to_table
 
 IGNORE = 255
 """Index of pixels without a class."""
@@ -27,6 +27,7 @@ class Description:
     ignore_value: int | None = None
     axes: str = ""
     group_pattern: str = ""
+    files: FilesConfig = field(default_factory=FilesConfig)
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -40,11 +41,11 @@ def read_description(root: Path) -> dict[str, Any]:
         return {}
     try:
         written = read_toml(file)
-        from_table(Description, written, str(file))
+        checked = from_table(Description, written, str(file))
     except ConfigError as error:
         found = str(error).removeprefix(str(file)).lstrip(": ")
         raise Fault("description", file, found, "Fix the file.") from error
-    return written
+    return written | ({"files": checked.files} if "files" in written else {})
 
 
 def describe(config: DataConfig, written: Mapping[str, Any], file: Path) -> Description:
@@ -79,7 +80,10 @@ def _comparable(value: object) -> object:
 
 
 def as_toml(value: object) -> str:
-    """Return a value as it is written in TOML."""
+    """Return a value as it is written in TOML; of settings those that are not the default."""
+    if isinstance(value, FilesConfig):
+        default = to_table(FilesConfig())
+        value = {key: each for key, each in to_table(value).items() if each != default[key]}
     if isinstance(value, Mapping):
         bare = re.compile(r"[A-Za-z0-9_-]+")
         names = ((name if bare.fullmatch(name) else json.dumps(name, ensure_ascii=False)) for name in value)

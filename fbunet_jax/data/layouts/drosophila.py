@@ -6,18 +6,20 @@ import numpy as np
 
 from fbunet_jax.config import DataConfig
 from fbunet_jax.data.faults import Fault
-from fbunet_jax.data.layouts.sources import Source, Unit
+from fbunet_jax.data.layouts.listing import Role, list_named
+from fbunet_jax.data.layouts.patterns import Pattern
+from fbunet_jax.data.layouts.sources import Reading, Source, Unit
 from fbunet_jax.data.readers.image_files import read_image, read_label
 from fbunet_jax.errors import DataError
 
 _SECTIONS = 20
-# how the section's number is written in the names of the files of each published folder
-_FILES = {
-    "raw": "{:02d}.tif",
-    "membranes": "{:02d}.png",
-    "mitochondria": "{:02d}.png",
-    "synapses": "{:02d}.png",
-    "labels": "labels{:08d}.png",
+# the files of each published folder, and how many digits a section's number has there
+_PATTERNS = {
+    "raw/{:d}.tif": 2,
+    "membranes/{:d}.png": 2,
+    "mitochondria/{:d}.png": 2,
+    "synapses/{:d}.png": 2,
+    "labels/labels{:d}.png": 8,
 }
 _GLIA = 159
 DROSOPHILA_CLASSES = {"cytoplasm": 0, "membrane": 1, "mitochondria": 2, "synapse": 3}
@@ -34,19 +36,26 @@ def open_drosophila(config: DataConfig) -> Source:
     Class by mask folder: membrane, mitochondria and synapse wherever the mask is not zero, later ones win.
     """
     stack = _stack(config.root)
-    units, faults = [], []
-    for folder, pattern in _FILES.items():
-        missing = [name for i in range(_SECTIONS) if not (stack / folder / (name := pattern.format(i))).is_file()]
-        if missing:
-            found = f"lacks {len(missing)} files, the first {missing[0]}."
-            faults.append(Fault("missing-file", stack / folder, found, _PUBLISHED))
-    for section in range(_SECTIONS):
-        files = tuple(stack / folder / pattern.format(section) for folder, pattern in _FILES.items())
-        if all(file.is_file() for file in files):
-            units.append(Unit(f"{section:02d}", f"{section:02d}", files))
+    patterns = [Pattern(text, "data.root") for text in _PATTERNS]
+    listing = list_named(stack, [Role(pattern, (pattern.suffix,)) for pattern in patterns])
+    sections: list[dict[int, Path]] = []
+    faults = []
+    for pattern, digits, files in zip(patterns, _PATTERNS.values(), listing.files, strict=True):
+        (field,) = pattern.fields
+        found = {int(file.values[field][-9:]): file.path for file in files}
+        if missing := [number for number in range(_SECTIONS) if number not in found]:
+            folder, _, name = pattern.fill({field: f"{missing[0]:0{digits}d}"}).partition("/")
+            text = f"lacks {len(missing)} files, the first {name}."
+            faults.append(Fault("missing-file", stack / folder, text, _PUBLISHED))
+        sections.append(found)
+    units = [
+        Unit(f"{number:02d}", f"{number:02d}", tuple(found[number] for found in sections), len(_PATTERNS) - 1)
+        for number in range(_SECTIONS)
+        if all(number in found for found in sections)
+    ]
 
-    def read(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-        return _read_section(unit, config.glia)
+    def read(unit: Unit) -> Reading:
+        return Reading(*_read_section(unit, config.glia))
 
     return Source(tuple(units), read, dict(DROSOPHILA_CLASSES), labels=stack, faults=tuple(faults))
 

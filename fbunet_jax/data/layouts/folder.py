@@ -1,16 +1,17 @@
-"""The folder layout: a user's own images/ and labels/ (or raw/ and label/), paired by file name.
+"""The folder layout: images and labels of a user, paired by their names.
 
-What the label values mean stands in the settings or in dataset.toml beside the two folders.
+Without patterns they are the files of images/ and labels/ (or raw/ and label/). What the label values mean stands in
+the settings or in dataset.toml.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fbunet_jax.config import DataConfig
+from fbunet_jax.config import DataConfig, FilesConfig
 from fbunet_jax.data.faults import Fault
-from fbunet_jax.data.folds import natural_key
 from fbunet_jax.data.layouts.description import (
     FILE_NAME,
     Description,
@@ -19,13 +20,18 @@ from fbunet_jax.data.layouts.description import (
     group_of,
     read_description,
 )
-from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
-from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, read_label
+from fbunet_jax.data.layouts.listing import Listing, Role, list_named, shown
+from fbunet_jax.data.layouts.pairing import Naming, Pairs, pair
+from fbunet_jax.data.layouts.patterns import PAGE, Pattern
+from fbunet_jax.data.layouts.reading import object_faults, read_unit
+from fbunet_jax.data.layouts.sources import Source, Unit
+from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_label
 from fbunet_jax.errors import DataError
-from fbunet_jax.user_files import composed, is_text, listed, missing, same_name, stem, suffix
+from fbunet_jax.user_files import is_text, listed, missing
 
 IMAGE_FOLDERS = ("images", "raw")
 LABEL_FOLDERS = ("labels", "label")
+_UNLABELLED = "Add it, move unlabelled images elsewhere, or leave them out with files.sparse = true."
 
 
 def open_folder(config: DataConfig) -> Source:
@@ -34,103 +40,87 @@ def open_folder(config: DataConfig) -> Source:
     A file of several pages gives one item a page, all in the file's group.
 
     Args:
-      config: the settings; root holds images/ and labels/, or raw/ and label/.
+      config: the settings.
 
     Raises:
-      DataError: there is no such folder, or it holds no image or no label.
+      DataError: there is no such folder, it holds no image or no label, or a pattern cannot be used.
     """
     if not config.root:
         raise DataError("data.root is not set: expected the folder that holds images/ and labels/.")
     root = Path(config.root)
     check_text(root)
-    image_folder, label_folder = _one_of(root, IMAGE_FOLDERS), _one_of(root, LABEL_FOLDERS)
-    images, image_faults = list_files(image_folder, IMAGE_SUFFIXES)
-    labels, label_faults = list_files(label_folder, LABEL_SUFFIXES)
-    faults = image_faults + label_faults
-    remedy = "An image and its label have the same file name up to the suffix; move unlabelled images elsewhere."
-    faults += [
-        Fault("missing-label", file, f"is an image, and there is no label for {file.name} in {label_folder}.", remedy)
-        for name, file in images.items()
-        if name not in labels
-    ]
-    faults += [
-        Fault("missing-image", file, f"is a label, and there is no image for {file.name} in {image_folder}.", remedy)
-        for name, file in labels.items()
-        if name not in images
-    ]
-    try:
-        description = describe(config, read_description(root), root / FILE_NAME)
-        faults += described(description, next(iter(labels.values())))
-    except Fault as fault:
-        # what the settings say is still worth comparing with the files
-        faults.append(fault)
-        description = Description(config.classes, config.ignore_value, config.axes, config.group_pattern)
-    pairs: dict[str, tuple[Path, ...]] = {name: (images[name], labels[name]) for name in images if name in labels}
-    units, group_faults = grouped(pairs, description.group_pattern)
-
-    def read(unit: Unit) -> tuple[NDArray, NDArray]:
-        image_file, label_file = unit.files
-        images = read_image(image_file, description.axes, config.alpha, config.no_data)
-        labels = read_label(label_file, description.axes)
-        check_pair(image_file, images, label_file, labels)
-        return images, labels
-
+    description, faults = _description(config, root)
+    naming, listing = list_pairs(root, description.files)
+    pairs = pair(naming, listing)
+    labels = listing.files[-1]
+    if not faults:  # of which these would follow
+        faults = described(description, labels[0].path)
+    faults = [*listing.faults, *pairs.faults, *faults]
+    faults += _part_faults(naming, config)
+    units, group_faults = grouped(pairs, description.group_pattern, pages=naming.pages_in_labels)
     return Source(
         units,
-        read,
+        partial(read_unit, description=description, config=config),
         description.classes,
         description.ignore_value,
         description.axes,
-        label_folder,
+        root if description.files.images else labels[0].path.parent,
         (*faults, *group_faults),
+        naming=_sentence(description.files, pairs, listing),
+        files=description.files,
     )
 
 
-def list_files(
-    folder: Path, suffixes: tuple[str, ...], passed_over: tuple[str, ...] = ()
-) -> tuple[dict[str, Path], list[Fault]]:
-    """Return the files of a folder by stem ("07" for 07.tif and 07.ome.tif), in natural order, and foreign files.
-
-    Args:
-      folder: where to look; folders in it are foreign.
-      suffixes: of the files that can be read.
-      passed_over: suffixes of files that belong there, but are not read.
+def list_pairs(root: Path, files: FilesConfig) -> tuple[Naming, Listing]:
+    """Return how the files of a folder are called, and the files.
 
     Raises:
-      Fault: the folder is not there, or holds none of these files.
+      DataError: there is no image or no label, or a pattern cannot be used.
     """
+    naming = naming_of(root, files)
+    roles = [*(Role(pattern, IMAGE_SUFFIXES) for pattern in naming.images), Role(naming.labels, LABEL_SUFFIXES)]
+    ignored = [Pattern(each, "files.ignore") for each in files.ignore]
+    by_folder = not files.images
+    for role in roles if by_folder else []:
+        check_folder(root / role.pattern.folders[0].plain)
+    if not root.is_dir():
+        raise DataError(f"{root} {missing(root)}: expected the folder of a data set.")
+    listing = list_named(root, roles, ignored, strict=by_folder)
+    for role, found in zip(roles, listing.files, strict=True):
+        if not found:
+            raise nothing_found(root, role, listing, by_folder=by_folder)
+    return naming, listing
+
+
+def naming_of(root: Path, files: FilesConfig) -> Naming:
+    """Return how the files of a folder are called: as the patterns say, or those of a folder each."""
+    images, labels = files.image_patterns, files.labels
+    if not images:
+        images, labels = (f"{_one_of(root, IMAGE_FOLDERS)}/{{}}",), f"{_one_of(root, LABEL_FOLDERS)}/{{}}"
+    patterns = tuple(Pattern(each, "files.images") for each in images)
+    joins = files.objects == "files"
+    return Naming(patterns, Pattern(labels, "files.labels"), joins, files.sparse, unlabelled=_UNLABELLED)
+
+
+def nothing_found(root: Path, role: Role, listing: Listing, *, by_folder: bool) -> DataError:
+    """Return the error of a folder in which no file is of a role."""
+    more = f" {listing.faults[0]}" if listing.faults else ""
+    kinds = ", ".join(role.suffixes)
+    if by_folder:
+        return DataError(f"{root / role.pattern.folders[0].plain} is empty: expected files of the types {kinds}.{more}")
+    setting = "files.labels" if role.is_label else "files.images"
+    there = shown([each.path for files in listing.files for each in files] + listing.others)
+    there = f" There are {there}." if there else more
+    return DataError(f"{root}: no file fits {setting} = {role.pattern.text!r}.{there}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a DataError for a folder that is not there."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} {missing(folder)}: expected a folder with images/ and labels/, paired by file name."
             f"{_what_is_there(folder.parent)}"
         )
-    files: dict[str, Path] = {}
-    names: dict[str, Path] = {}
-    faults = []
-    for file in sorted(listed(folder), key=lambda each: natural_key(each.name)):
-        if suffix(file) in passed_over:
-            continue
-        if not is_text(file.name):
-            found = f"holds a file whose name is not text in UTF-8: {file.name!r}."
-            faults.append(Fault("file-name", folder, found, "Rename it."))
-            continue
-        if file.is_dir():
-            faults.append(Fault("foreign-file", file, "is a folder.", "Move it out of the folder."))
-        elif suffix(file) not in suffixes:
-            lossy = suffix(file) in IMAGE_SUFFIXES
-            reason = "; JPEG compression changes the values of labels" if lossy else ""
-            reason += "; its name ends with a space" if file.name != file.name.rstrip() else ""
-            found = f"is not one of the files that can be used here ({', '.join(suffixes)}){reason}."
-            kind = "label-jpeg" if lossy else "foreign-file"
-            faults.append(Fault(kind, file, found, "Convert it, or move it out of the folder."))
-        elif (other := names.setdefault(same_name(stem(file)), file)) != file:
-            faults.append(Fault("same-name", file, f"and {other} have the same name.", "Keep one of them."))
-        else:
-            files[composed(stem(file))] = file
-    if not files:
-        more = f" {faults[0]}" if faults else ""
-        raise DataError(f"{folder} is empty: expected files of the types {', '.join(suffixes)}.{more}")
-    return files, faults
 
 
 def check_text(root: Path) -> None:
@@ -141,24 +131,35 @@ def check_text(root: Path) -> None:
         )
 
 
+def _description(config: DataConfig, root: Path) -> tuple[Description, list[Fault]]:
+    """Return the description of a folder, and its faults; with faults that of the settings."""
+    try:
+        return describe(config, read_description(root), root / FILE_NAME), []
+    except Fault as fault:
+        # what the settings say is still worth comparing with the files
+        values = (config.classes, config.ignore_value, config.axes, config.group_pattern, config.files)
+        return Description(*values), [fault]
+
+
 def _what_is_there(folder: Path) -> str:
     """Return the folders in a folder in a sentence, for a user whose folders have other names."""
     inner = [each.name for each in listed(folder) if each.is_dir()] if folder.is_dir() else []
     if not inner:
         return ""
-    return f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}: rename what holds images and labels."
+    names = f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}."
+    return f"{names} fbunet init finds out which files are images and labels, and how their names pair."
 
 
 def described(description: Description, first_label: Path) -> list[Fault]:
     """Return the faults of a description; without classes, one that shows the values of the first label."""
     if description.classes:
-        return class_faults(description)
+        return class_faults(description) + object_faults(description)
     try:
         found = np.unique(read_label(first_label, description.axes)).tolist()
     except DataError:
         return [Fault("classes-undescribed", "", "The classes are not described.", UNDESCRIBED)]
-    shown = ", ".join(map(str, found[:12])) + (" …" if found[12:] else "")
-    sentence = f"The classes are not described; {first_label} holds the values {shown}."
+    shown_values = ", ".join(map(str, found[:12])) + (" …" if found[12:] else "")
+    sentence = f"The classes are not described; {first_label} holds the values {shown_values}."
     return [Fault("classes-undescribed", "", sentence, UNDESCRIBED)]
 
 
@@ -168,23 +169,66 @@ UNDESCRIBED = (
 )
 
 
-def grouped(pairs: dict[str, tuple[Path, ...]], pattern: str) -> tuple[tuple[Unit, ...], list[Fault]]:
-    """Return a unit for each stem and its files, and the stems in which the pattern finds no group."""
+def grouped(pairs: Pairs, pattern: str, *, pages: bool = False) -> tuple[tuple[Unit, ...], list[Fault]]:
+    """Return a unit for each pair, and the names in which the pattern finds no group.
+
+    Args:
+      pairs: images and labels.
+      pattern: group_pattern.
+      pages: whether each label file is that of a page.
+    """
     units: list[Unit] = []
     faults: dict[str, Fault] = {}
-    for name, files in pairs.items():
-        group = name
+    for image, labels in zip(pairs.images, pairs.labels, strict=True):
+        group = image.group
         try:
-            group = group_of(name, pattern)
+            if pattern and image.has_group:
+                found = f"group_pattern = {pattern!r} is set, and the names of the files say the group too."
+                raise Fault("group-pattern", "", found, "Remove it, or {group} and {page} from [files].")
+            if pattern:
+                part = f"{group.partition('/')[0]}/" if image.has_part else ""
+                group = part + group_of(image.name, pattern)
         except Fault as fault:
             faults.setdefault(str(fault), fault)
-        units.append(Unit(name, group, files))
+        numbers = tuple(int(each.values[PAGE][-9:]) for each in labels) if pages else ()
+        files = (*image.files, *(each.path for each in labels))
+        units.append(Unit(image.name, group, files, len(labels), numbers))
     return tuple(units), list(faults.values())
 
 
-def _one_of(root: Path, names: tuple[str, ...]) -> Path:
-    """Return the folder of one of these names, or of the first if there is none."""
-    there = [root / name for name in names if (root / name).is_dir()]
+def _part_faults(naming: Naming, config: DataConfig) -> list[Fault]:
+    """Return what does not fit between {split} and the fold scheme."""
+    if naming.has_parts == (config.fold_scheme == "split"):
+        return []
+    if naming.has_parts:
+        found = "The names say what is for training and for test ({split}), but "
+        found += f'data.fold_scheme = "{config.fold_scheme}".'
+        remedy = (
+            'Set data.fold_scheme = "split" and data.folds = 1 to keep the test part; write {} in the place of {split} '
+            "to divide all images anew."
+        )
+    else:
+        found = 'data.fold_scheme = "split", but the names of the files do not say what is for training and for test.'
+        remedy = 'Write {split} in [files] where they do, such as images = "{split}/images/{}", or choose "grouped".'
+    return [Fault("folds", "", found, remedy)]
+
+
+def _sentence(files: FilesConfig, pairs: Pairs, listing: Listing) -> str:
+    """Return how many files pair and by what, for those that are named by patterns."""
+    parts = []
+    if files.images:
+        patterns = " + ".join(files.image_patterns)
+        parts.append(f"{len(pairs.images)} pairs of {patterns} and {files.labels}")
+    if files.sparse:
+        parts.append(f"{len(pairs.unlabelled)} images without a label are left out")
+    if files.images and listing.others:
+        parts.append(f"not read: {shown(listing.others)}")
+    return "; ".join(parts)
+
+
+def _one_of(root: Path, names: Sequence[str]) -> str:
+    """Return which of these folders is there, or the first if there is none."""
+    there = [name for name in names if (root / name).is_dir()]
     if len(there) > 1:
         raise DataError(f"{root} holds both {names[0]}/ and {names[1]}/. Move one of them elsewhere.")
-    return there[0] if there else root / names[0]
+    return there[0] if there else names[0]

@@ -6,25 +6,26 @@ and that of version 1 (``modality``, ``labels`` as value to name).
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fbunet_jax.config import DataConfig
+from fbunet_jax.config import DataConfig, FilesConfig
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.description import FILE_NAME, Description, class_faults, describe
-from fbunet_jax.data.layouts.folder import check_text, grouped, list_files
-from fbunet_jax.data.layouts.sources import Source, Unit, check_pair
-from fbunet_jax.data.readers.image_files import LABEL_SUFFIXES, read_image, read_label
+from fbunet_jax.data.layouts.folder import check_folder, check_text, grouped, nothing_found
+from fbunet_jax.data.layouts.listing import Role, list_named
+from fbunet_jax.data.layouts.pairing import Naming, pair
+from fbunet_jax.data.layouts.patterns import Pattern
+from fbunet_jax.data.layouts.reading import read_unit
+from fbunet_jax.data.layouts.sources import Reading, Source, Unit
+from fbunet_jax.data.readers.image_files import LABEL_SUFFIXES
 from fbunet_jax.errors import DataError
 from fbunet_jax.user_files import listed, read_text, suffix
 
 DESCRIPTION = "dataset.json"
-_CHANNEL = re.compile(r"(.+)_([0-9]{4})")
+NAMES = FilesConfig(images="imagesTr/{}_{channel}", labels="labelsTr/{}")
+"""How nnU-Net calls the files of a data set."""
 
 
 def open_nnunet(config: DataConfig) -> Source:
@@ -45,35 +46,35 @@ def open_nnunet(config: DataConfig) -> Source:
             f"{root / DESCRIPTION}: files of the type {ending!r} cannot be read, only {', '.join(LABEL_SUFFIXES)}. "
             "Convert volumes to TIFF, for example in Fiji."
         )
-    image_files, faults = list_files(root / "imagesTr", (ending.lower(),), (".json",))
-    labels, label_faults = list_files(root / "labelsTr", (ending.lower(),), (".json",))
-    faults += label_faults
-    cases = _cases(image_files)
-    complete: dict[str, tuple[Path, ...]] = {}
-    for case, files in cases.items():
-        if case not in labels:
-            found = f"is an image, and there is no label {case}{ending} in {root / 'labelsTr'}."
-            faults.append(Fault("missing-label", next(iter(files.values())), found, "Add it, or move the case away."))
-        elif set(files) not in ({0}, set(range(channels))):
-            found = f"has the channels {sorted(files)}, but dataset.json names {channels}."
-            faults.append(Fault("missing-channel", files[min(files)], found, "Add the missing files."))
-        else:
-            complete[case] = (*(files[i] for i in sorted(files)), labels[case])
-    faults += [
-        Fault("missing-image", file, f"is a label, and there is no image {case}_0000{ending}.", "Add the image.")
-        for case, file in labels.items()
-        if case not in cases
-    ]
+    naming = Naming(
+        (Pattern(NAMES.image_patterns[0]),),
+        Pattern(NAMES.labels),
+        channels=channels,
+        named=f", of which dataset.json names {channels}",
+    )
+    roles = [Role(naming.images[0], (ending.lower(),)), Role(naming.labels, (ending.lower(),), is_label=True)]
+    for role in roles:
+        check_folder(root / role.pattern.folders[0].plain)
+    listing = list_named(root, roles, strict=True, beside=(".json",))
+    for role, found in zip(roles, listing.files, strict=True):
+        if not found:
+            raise nothing_found(root, role, listing, by_folder=True)
+    pairs = pair(naming, listing)
+    faults = [*listing.faults, *pairs.faults]
     try:
         description = describe(config, written, root / DESCRIPTION)
     except Fault as fault:
         faults.append(fault)
         description = Description(**written)
     faults += class_faults(description)
-    units, group_faults = grouped(complete, description.group_pattern)
+    units, group_faults = grouped(pairs, description.group_pattern)
 
-    def read(unit: Unit) -> tuple[NDArray, NDArray]:
-        return _read_case(unit, description.axes, channels, config)
+    def read(unit: Unit) -> Reading:
+        reading = read_unit(unit, description, config)
+        if (found := reading.images.shape[-1]) != channels:
+            text = f"and its other channel files hold {found} channels, but dataset.json names {channels}."
+            raise Fault("missing-channel", unit.files[0], text, "Fix channel_names, or add the missing files.")
+        return reading
 
     return Source(
         units,
@@ -83,6 +84,7 @@ def open_nnunet(config: DataConfig) -> Source:
         description.axes,
         root / "labelsTr",
         (*faults, *group_faults),
+        files=NAMES,
     )
 
 
@@ -152,35 +154,3 @@ def _ending(root: Path) -> str:
     if names and names[0].endswith(".nii.gz"):
         return ".nii.gz"
     return Path(names[0]).suffix if names else ".png"
-
-
-def _cases(files: Mapping[str, Path]) -> dict[str, dict[int, Path]]:
-    """Return the files of each case by channel."""
-    cases: dict[str, dict[int, Path]] = {}
-    for stem, file in files.items():
-        match = _CHANNEL.fullmatch(stem)
-        if match is None:
-            raise DataError(f"{file}: expected a name that ends in the channel's number, such as {stem}_0000.")
-        cases.setdefault(match[1], {})[int(match[2])] = file
-    return cases
-
-
-def _read_case(unit: Unit, axes: str, channels: int, config: DataConfig) -> tuple[NDArray, NDArray]:
-    *image_files, label_file = unit.files
-    parts = [read_image(file, axes, config.alpha, config.no_data) for file in image_files]
-    for file, part in zip(image_files, parts, strict=True):
-        if part.shape[:3] != parts[0].shape[:3] or part.dtype != parts[0].dtype:
-            raise Fault(
-                "channel-size",
-                file,
-                f"has {' x '.join(map(str, part.shape[:3]))} pixels of {part.dtype}, but {image_files[0]} has "
-                f"{' x '.join(map(str, parts[0].shape[:3]))} of {parts[0].dtype}.",
-                "Export the channels of a case from the same image.",
-            )
-    image = np.concatenate(parts, axis=-1)
-    if image.shape[-1] != channels:
-        found = f"and its other channel files hold {image.shape[-1]} channels, but dataset.json names {channels}."
-        raise Fault("missing-channel", image_files[0], found, "Fix channel_names, or add the missing files.")
-    label = read_label(label_file, axes)
-    check_pair(image_files[0], image, label_file, label)
-    return image, label

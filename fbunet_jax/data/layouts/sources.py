@@ -7,16 +7,17 @@ no fault in can be loaded.
 import contextlib
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import NoDataRule
+from fbunet_jax.config import FilesConfig, NoDataRule
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.description import IGNORE, as_toml
 from fbunet_jax.data.no_data import no_data_fault
@@ -42,12 +43,40 @@ class Unit:
     Attributes:
       name: unique.
       group: stays in one part of a fold.
-      files: the image's files, and last the file that holds the labels; none for what the program makes itself.
+      files: the image's files, and then those of its labels; none for what the program makes itself.
+      label_count: how many of them are labels.
+      label_pages: the page that each label file is of, where every page has its own.
     """
 
     name: str
     group: str
     files: tuple[Path, ...] = ()
+    label_count: int = 1
+    label_pages: tuple[int, ...] = ()
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """The files of the image: one, or one a channel."""
+        return self.files[: len(self.files) - self.label_count]
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The files of the labels: mostly one."""
+        return self.files[len(self.files) - self.label_count :]
+
+
+class Reading(NamedTuple):
+    """What was read of a unit.
+
+    Attributes:
+      images: `[pages, H, W, C]`.
+      labels: the stored values, `[pages, H, W]`.
+      labelled: the numbers of the pages that have a label; None: all.
+    """
+
+    images: NDArray
+    labels: NDArray
+    labelled: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +85,7 @@ class Source:
 
     Attributes:
       units: in natural order of their names.
-      read: returns the image `[pages, H, W, C]` and the stored label values `[pages, H, W]` of a unit, or raises a
-        DataError.
+      read: returns the image and the stored label values of a unit, or raises a DataError.
       classes: name and stored value of each class, in class order; empty: not described, which is one of the faults.
       ignore_value: stored value of pixels without a class.
       axes: the letters given for files with more than two dimensions.
@@ -66,10 +94,12 @@ class Source:
       table: how messages show the classes; empty: in TOML.
       remedies: by kind of fault, what replaces a remedy that makes sense for files only.
       no_data: what becomes of an image with a value that stands for no data.
+      naming: how the names of the files pair, in a sentence; empty where a folder for each says it.
+      files: the names of the files, for predictions of such images.
     """
 
     units: tuple[Unit, ...]
-    read: Callable[[Unit], tuple[NDArray, NDArray]]
+    read: Callable[[Unit], Reading]
     classes: Mapping[str, int]
     ignore_value: int | None = None
     axes: str = ""
@@ -78,6 +108,8 @@ class Source:
     table: str = ""
     remedies: Mapping[str, str] = field(default_factory=dict)
     no_data: NoDataRule = "refuse"
+    naming: str = ""
+    files: FilesConfig = field(default_factory=FilesConfig)
 
     def reworded(self, error: DataError) -> DataError:
         """Return a fault with this source's own remedy for its kind, if there is one."""
@@ -86,11 +118,34 @@ class Source:
         return Fault(error.kind, error.file, error.found, self.remedies[error.kind])
 
 
+class Labelled(NamedTuple):
+    """The labelled pages of a unit.
+
+    Attributes:
+      unit: what they are of.
+      names: of the pages.
+      images: `[pages, H, W, C]`.
+      stored: the labels as stored, `[pages, H, W]`.
+      indices: the labels as class indices, where 255 is ignored.
+    """
+
+    unit: Unit
+    names: list[str]
+    images: NDArray
+    stored: NDArray
+    indices: NDArray[np.uint8]
+
+
+def page_names(name: str, pages: int) -> list[str]:
+    """Return the item names of a unit: its own, or one a page."""
+    return [name] if pages == 1 else [f"{name}/z{page:03d}" for page in range(pages)]
+
+
 def read_units(
     source: Source,
     report: Callable[[DataError], None],
     progress: Callable[[Iterable[Unit]], Iterable[Unit]] = iter,
-) -> Iterator[tuple[Unit, NDArray, NDArray, NDArray[np.uint8]]]:
+) -> Iterator[Labelled]:
     """Read every unit once, and report every fault: those of a unit at once, those of the whole at the end.
 
     Args:
@@ -99,8 +154,7 @@ def read_units(
       progress: wraps the units, for a progress bar.
 
     Yields:
-      The unit, its image `[pages, H, W, C]`, its labels as stored `[pages, H, W]`, and as class indices, where 255
-      is ignored (also a value that is no class, which is reported at the end).
+      The labelled pages of each unit. A value that is no class is reported at the end.
     """
     for fault in source.faults:
         report(source.reworded(fault))
@@ -110,35 +164,41 @@ def read_units(
     known = {*source.classes.values(), source.ignore_value}
     for unit, reading in zip(progress(source.units), read_ahead(source), strict=True):
         try:
-            images, labels = reading()
+            images, labels, labelled = reading()
         except DataError as error:
             report(source.reworded(error))
             continue
         if source.no_data == "refuse" and (missing := no_data_fault(_place(unit), images)):
             report(source.reworded(missing))
             continue
+        names = page_names(unit.name, len(images))
+        if labelled is not None and len(labelled) < len(images):
+            if not labelled:
+                continue
+            names = [names[page] for page in labelled]
+            images, labels = images[list(labelled)], labels[list(labelled)]
         kinds[unit] = f"{images.shape[-1]} channel(s) of {images.dtype}"
         here = value_counts(labels)
         values.update(here)
         if source.classes and here.keys() - known:
             files[str(unit.files[-1])] = here
-        yield unit, images, labels, class_indices(labels, source.classes)
+        yield Labelled(unit, names, images, labels, class_indices(labels, source.classes))
     for fault in (*_kind_faults(kinds), *_value_faults(source, values, files)):
         report(source.reworded(fault))
 
 
-def read_ahead(source: Source) -> Iterator[Callable[[], tuple[NDArray, NDArray]]]:
+def read_ahead(source: Source) -> Iterator[Callable[[], Reading]]:
     """Yield, for each unit in order, what returns its arrays, or raises: small files are read ahead in threads.
 
     At most `_READERS` + 1 small units are in memory; one with files of more than `_READ_AHEAD_BYTES`, or more than
     `_READ_AHEAD_PIXELS` when decoded, waits for its turn.
     """
-    waiting: deque[Callable[[], tuple[NDArray, NDArray]]] = deque()
+    waiting: deque[Callable[[], Reading]] = deque()
     pool = ThreadPoolExecutor(_READERS, "reading")
     try:
         for unit in source.units:
             if _is_small(unit):
-                future: Future[tuple[NDArray, NDArray]] = pool.submit(_read, source, unit)
+                future: Future[Reading] = pool.submit(_read, source, unit)
                 waiting.append(future.result)
             else:
                 waiting.append(partial(_read, source, unit))
@@ -150,7 +210,7 @@ def read_ahead(source: Source) -> Iterator[Callable[[], tuple[NDArray, NDArray]]
         pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, unit: Unit) -> tuple[NDArray, NDArray]:
+def _read(source: Source, unit: Unit) -> Reading:
     """Read a unit; TIFFs one at a time, because what tifffile complains about does not say of which file."""
     with _TIFFS if any(suffix(file) in (".tif", ".tiff") for file in unit.files) else contextlib.nullcontext():
         return source.read(unit)

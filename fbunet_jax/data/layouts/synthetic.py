@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage, spatial
 
 from fbunet_jax.config import DataConfig
-from fbunet_jax.data.layouts.sources import Source, Unit
+from fbunet_jax.data.layouts.sources import Reading, Source, Unit
 
 CLASS_NAMES = ("cytoplasm", "membrane", "mitochondria", "synapse")
 """The classes of the labels, in order; the same as those of the Drosophila set."""
@@ -230,11 +230,11 @@ SYNTHETIC_CLASSES = {name: index for index, name in enumerate(CLASS_NAMES)}
 def open_synthetic(config: DataConfig) -> Source:
     """List the images; each is drawn when it is read."""
 
-    def read(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    def read(unit: Unit) -> Reading:
         # the sequence mixes its numbers, so that no image of one seed returns in another
         seed = int(np.random.SeedSequence([config.synthetic_seed, int(unit.name)]).generate_state(1)[0])
         image, label = synthetic_image(seed, config.synthetic_size)
-        return image[None], label[None]
+        return Reading(image[None], label[None])
 
     names = [f"{index:02d}" for index in range(config.synthetic_images)]
     return Source(tuple(Unit(name, name) for name in names), read, SYNTHETIC_CLASSES)
