@@ -28,7 +28,7 @@ from fbunet_jax.data.cutting import cut_fault
 from fbunet_jax.data.datasets import open_source
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.folds import Fold, configured_folds
-from fbunet_jax.data.layouts.sources import Source, Unit, read_units, value_counts
+from fbunet_jax.data.layouts.sources import Labelled, Source, read_units, value_counts
 from fbunet_jax.data.readers.notes import noted
 from fbunet_jax.errors import DataError
 
@@ -80,6 +80,7 @@ class Check:
       folds: as the settings make them; none where they cannot.
       thumbnails: of at most some dozens of images.
       naming: how the names of the files pair, in a sentence; empty where a folder for each says it.
+      left_out: how many pages without a label are left out.
     """
 
     settings: DataConfig
@@ -95,6 +96,7 @@ class Check:
     folds: tuple[Fold, ...]
     thumbnails: tuple[Thumbnail, ...]
     naming: str = ""
+    left_out: int = 0
 
     @property
     def faults(self) -> tuple[Finding, ...]:
@@ -124,7 +126,7 @@ def check_dataset(config: DataConfig, progress: Progress = lambda steps, what: s
     survey = _Survey(config, source)
     with noted() as notes:
         for labelled in read_units(source, errors.append, lambda units: progress(units, "Reading")):
-            survey.add(*labelled)
+            survey.add(labelled)
     findings = [as_finding(error) for error in errors] + survey.faults
     findings = label_proposal(findings, source, survey.values, survey.spread)
     folds: tuple[Fold, ...] = ()
@@ -158,6 +160,7 @@ def check_dataset(config: DataConfig, progress: Progress = lambda steps, what: s
         folds=folds,
         thumbnails=tuple(survey.thumbnails),
         naming=source.naming,
+        left_out=survey.left_out,
     )
 
 
@@ -171,7 +174,7 @@ class _Survey:
         self.thumbnails: list[Thumbnail] = []
         self.values: Counter[int] = Counter()
         self.units: list[UnitRecord] = []
-        self.ignored = 0
+        self.ignored = self.left_out = 0
         self._config, self._classes = config, len(source.classes)
         spread = np.linspace(0, len(source.units) - 1, min(THUMBNAILS, len(source.units)))
         self._shown = {source.units[int(place)].name for place in spread}
@@ -183,8 +186,10 @@ class _Survey:
         found = Counter(value for unit in self.units for value in unit.values)
         return {value: count / len(self.units) for value, count in found.items()}
 
-    def add(self, unit: Unit, names: list[str], images: NDArray, stored: NDArray, indices: NDArray[np.uint8]) -> None:
-        """Note the labelled pages of a unit, see `fbunet_jax.data.layouts.sources.Labelled`."""
+    def add(self, found: Labelled) -> None:
+        """Note the labelled pages of a unit."""
+        unit, names, images, stored, indices, left_out = found
+        self.left_out += left_out
         here = value_counts(stored)
         self.values.update(here)
         self.units.append(UnitRecord(unit.name, unit.group, frozenset(here)))

@@ -128,7 +128,7 @@ def class_finding(found: Contents, config: DataConfig, folds: Sequence[Fold]) ->
 def neighbour_finding(found: Contents, config: DataConfig, folds: Sequence[Fold]) -> list[Finding]:
     """Return a warning where neighbouring groups are alike, and folds train on one and test the other."""
     numbers = beside_test(folds)
-    if not found.alike or not numbers:
+    if not found.alike or not numbers or config.fold_scheme == "split":  # the order of whose names means nothing
         return []
     text = (
         f"Neighbours in name order are alike, as sections of a stack are (correlation {found.alike[0]:.2f}; "
@@ -161,6 +161,8 @@ def _candidates(
     found: Contents, config: DataConfig, *, more_first: bool
 ) -> Iterator[tuple[DataConfig, tuple[str, ...], tuple[Fold, ...]]]:
     """Yield settings, the group of every unit, and folds; see `propose_division`."""
+    if config.fold_scheme == "split":  # the names divide
+        return
     base = replace(config, fold_scheme="grouped", validation_groups="both-sides")
     groupings = [(config.group_pattern, found.groups)]
     if config.layout in ("folder", "nnunet") and found.groups == found.names:
@@ -194,6 +196,11 @@ def _lacking(found: Contents, groups: Sequence[str], folds: Sequence[Fold]) -> d
 
 
 def _class_remedy(found: Contents, config: DataConfig) -> str:
+    if config.fold_scheme == "split":
+        return (
+            "Label images of this part that show it; or write {} in the place of {split} in [files], and set "
+            'data.fold_scheme = "grouped", to divide all images anew.'
+        )
     if proposal := complete_division(found, config):
         return f"Set {changed_settings(proposal, config)}: every class then occurs in every part of every fold."
     if unplaced := unplaced_classes(found, config):

@@ -141,7 +141,8 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
         kinds = " or ".join(sorted({image.dtype for image in images}))
         groups = len({image.group for image in images})
         text = f"{len(images)} of {extent} pixels, {channels} channel{'' if channels == '1' else 's'}, {kinds}, "
-        facts.append(("Images", f"{text}in {groups} group{'s' if groups != 1 else ''}"))
+        without = f"; {check.left_out} pages without a label are left out" if check.left_out else ""
+        facts.append(("Images", f"{text}in {groups} group{'s' if groups != 1 else ''}{without}"))
     facts.append(("Classes", _class_shares(check)))
     if check.folds:
         parts = [len(getattr(check.folds[0], part)) for part in ("train", "validation", "test")]
@@ -150,7 +151,8 @@ def describe(config: Config, check: "Check", *, chosen: bool) -> list[tuple[str,
         )
         tests = "; ".join(fold["test"] for fold in fold_spans(check.folds))
         facts.append(("Folds", f"{text}{parts[2]} test. Tested: {tests}"))
-        if order := neighbour_fact(check.contents, check.folds):
+        order = neighbour_fact(check.contents, check.folds)
+        if order and data.fold_scheme != "split":
             facts.append(("Order", order))
     crop, batch = crop_and_batch(config, check, chosen=chosen)
     origin = "set" if chosen else "proposed"

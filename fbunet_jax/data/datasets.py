@@ -210,7 +210,7 @@ def detect_layout(root: Path) -> Layout:
 def _read(source: Source, report: Callable[[DataError], None]) -> Dataset:
     """Return the units that can be read as items, whole; every fault is reported."""
     names, groups, images, labels = [], [], [], []
-    for unit, pages, read, _, indices in read_units(source, report):
+    for unit, pages, read, _, indices, _ in read_units(source, report):
         names += pages
         groups += [unit.group] * len(pages)
         images += list(read)

@@ -56,6 +56,7 @@ EXPECTED = {
     "classes": "From 2 to 255 classes, each with a value of its own.",
     "group-pattern": "data.group_pattern finds the group in the name of every file.",
     "folds": "There are groups enough for the folds.",
+    "split": "The fold scheme is split where, and only where, names say what is for training and for test.",
     "part-size": "The images of one part of a fold have fewer than 2^31 pixels.",
     "settings": "The settings of the network fit the images.",
     # warnings

@@ -87,7 +87,9 @@ def as_toml(value: object) -> str:
     if isinstance(value, Mapping):
         bare = re.compile(r"[A-Za-z0-9_-]+")
         names = ((name if bare.fullmatch(name) else json.dumps(name, ensure_ascii=False)) for name in value)
-        return "{" + ", ".join(f"{name} = {each}" for name, each in zip(names, value.values(), strict=True)) + "}"
+        return (
+            "{" + ", ".join(f"{name} = {as_toml(each)}" for name, each in zip(names, value.values(), strict=True)) + "}"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 

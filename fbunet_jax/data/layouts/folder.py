@@ -27,7 +27,7 @@ from fbunet_jax.data.layouts.reading import object_faults, read_unit
 from fbunet_jax.data.layouts.sources import Source, Unit
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_label
 from fbunet_jax.errors import DataError
-from fbunet_jax.user_files import is_text, listed, missing
+from fbunet_jax.user_files import is_text, listed, missing, suffix
 
 IMAGE_FOLDERS = ("images", "raw")
 LABEL_FOLDERS = ("labels", "label")
@@ -50,7 +50,12 @@ def open_folder(config: DataConfig) -> Source:
     root = Path(config.root)
     check_text(root)
     description, faults = _description(config, root)
-    naming, listing = list_pairs(root, description.files)
+    try:
+        naming, listing = list_pairs(root, description.files)
+    except DataError:
+        if faults:  # of which that may follow
+            raise faults[0] from None
+        raise
     pairs = pair(naming, listing)
     labels = listing.files[-1]
     if not faults:  # of which these would follow
@@ -210,7 +215,7 @@ def _part_faults(naming: Naming, config: DataConfig) -> list[Fault]:
     else:
         found = 'data.fold_scheme = "split", but the names of the files do not say what is for training and for test.'
         remedy = 'Write {split} in [files] where they do, such as images = "{split}/images/{}", or choose "grouped".'
-    return [Fault("folds", "", found, remedy)]
+    return [Fault("split", "", found, remedy)]
 
 
 def _sentence(files: FilesConfig, pairs: Pairs, listing: Listing) -> str:
@@ -219,10 +224,12 @@ def _sentence(files: FilesConfig, pairs: Pairs, listing: Listing) -> str:
     if files.images:
         patterns = " + ".join(files.image_patterns)
         parts.append(f"{len(pairs.images)} pairs of {patterns} and {files.labels}")
-    if files.sparse:
-        parts.append(f"{len(pairs.unlabelled)} images without a label are left out")
-    if files.images and listing.others:
-        parts.append(f"not read: {shown(listing.others)}")
+    if pairs.unlabelled:
+        without = shown([image.files[0] for image in pairs.unlabelled])
+        parts.append(f"without a label and left out: {len(pairs.unlabelled)} ({without})")
+    others = [each for each in listing.others if suffix(each) != ".toml"]
+    if files.images and others:
+        parts.append(f"other files, not read: {len(others)} ({shown(others)})")
     return "; ".join(parts)
 
 

@@ -13,6 +13,7 @@ from fbunet_jax.user_files import same_name, stem
 
 Key = tuple[str, ...]
 
+_CHANNEL_WORD = re.compile(rf"[_\-. ]*[A-Za-z]*\{{{CHANNEL}\}}")
 _PIECE = re.compile(r"\{\w+\}|.", re.DOTALL)
 
 
@@ -214,7 +215,7 @@ def image_name(patterns: Sequence[Pattern], file: NamedFile) -> str:
     first = patterns[0]
     if len(patterns) == 1 and CHANNEL not in first.file.fields:
         return first.name(file.folders, stem(file.path))
-    forms = [_PIECE.findall(pattern.file.filled.replace(f"{{{CHANNEL}}}", "")) for pattern in patterns]
+    forms = [_PIECE.findall(_CHANNEL_WORD.sub("", pattern.file.filled)) for pattern in patterns]
     start = _common(forms)
     end = _common([form[len(start) :][::-1] for form in forms])[::-1]
     form = "".join(start + end).strip("_-. ")

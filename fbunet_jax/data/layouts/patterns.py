@@ -28,7 +28,7 @@ SPLIT_WORDS = tuple(_PART_OF)
 """What folders and names call the parts of a fold."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\*|[{}]|[^{}*]+")
-_FIELD = re.compile(r"([A-Za-z_]\w*)?(:0?[0-9]*d)?")
+_FIELD = re.compile(r"([A-Za-z][A-Za-z0-9_]*)?(:0?[0-9]*d)?")
 _UNKNOWN_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
 _HELP = "docs/data.md#names-as-they-are describes patterns."
 
@@ -84,7 +84,7 @@ class Pattern:
 
     Attributes:
       text: as the user wrote it.
-      fields: names of the braces, in order of their first occurrence; unnamed ones are "f1", "f2", …
+      fields: names of the braces, in order of their first occurrence; unnamed ones are "_1", "_2", …
       numbers: those that are whole numbers.
       folders: the components of the folders.
       file: the component of the file's name, without suffix.
@@ -208,7 +208,7 @@ class Pattern:
         name, is_number = spec[1] or "", bool(spec[2])
         if not name:
             self._counter += 1
-            name = f"f{self._counter}"
+            name = f"_{self._counter}"
         is_number = is_number or name in (PAGE, CHANNEL)
         if name == SPLIT and is_number:
             raise self.error("{split} is a word, not a number")

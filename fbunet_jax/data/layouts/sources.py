@@ -127,6 +127,7 @@ class Labelled(NamedTuple):
       images: `[pages, H, W, C]`.
       stored: the labels as stored, `[pages, H, W]`.
       indices: the labels as class indices, where 255 is ignored.
+      left_out: how many pages without a label the unit has besides.
     """
 
     unit: Unit
@@ -134,6 +135,7 @@ class Labelled(NamedTuple):
     images: NDArray
     stored: NDArray
     indices: NDArray[np.uint8]
+    left_out: int = 0
 
 
 def page_names(name: str, pages: int) -> list[str]:
@@ -171,10 +173,11 @@ def read_units(
         if source.no_data == "refuse" and (missing := no_data_fault(_place(unit), images)):
             report(source.reworded(missing))
             continue
-        names = page_names(unit.name, len(images))
+        names, left_out = page_names(unit.name, len(images)), 0
         if labelled is not None and len(labelled) < len(images):
             if not labelled:
                 continue
+            left_out = len(images) - len(labelled)
             names = [names[page] for page in labelled]
             images, labels = images[list(labelled)], labels[list(labelled)]
         kinds[unit] = f"{images.shape[-1]} channel(s) of {images.dtype}"
@@ -182,7 +185,7 @@ def read_units(
         values.update(here)
         if source.classes and here.keys() - known:
             files[str(unit.files[-1])] = here
-        yield Labelled(unit, names, images, labels, class_indices(labels, source.classes))
+        yield Labelled(unit, names, images, labels, class_indices(labels, source.classes), left_out)
     for fault in (*_kind_faults(kinds), *_value_faults(source, values, files)):
         report(source.reworded(fault))
 

@@ -1,0 +1,319 @@
+"""What does not pair, and what `[files]` can say besides the names."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+
+from fbunet_jax.check.checks import check_dataset
+from fbunet_jax.config import DataConfig, FilesConfig
+from fbunet_jax.data.datasets import load_dataset, open_source
+from fbunet_jax.data.folds import make_folds
+from fbunet_jax.errors import ConfigError, DataError
+from tests.tool_sets import classes, save, scene
+
+TWO = {"background": 0, "cell": 1}
+
+
+def settings(root, images="{}.tif", labels="{}_seg.png", **changes):
+    files = {key: changes.pop(key) for key in tuple(changes) if key in FilesConfig.__dataclass_fields__}
+    named = FilesConfig(images, labels, **files)
+    return DataConfig(**{"layout": "folder", "root": str(root), "classes": TWO, "folds": 3, "files": named} | changes)
+
+
+def pairs(root, names=("a", "b", "c"), image="{}.tif", label="{}_seg.png"):
+    for number, name in enumerate(names):
+        pixels, objects = scene(number)
+        save(root / image.format(name), pixels)
+        save(root / label.format(name), classes(objects))
+
+
+def faults(config):
+    return [(each.kind, each.found, each.file) for each in check_dataset(config).faults]
+
+
+def spoil_missing_label(root):
+    (root / "b_seg.png").unlink()
+
+
+def spoil_missing_image(root):
+    (root / "b.tif").unlink()
+
+
+def spoil_unnamed(root):
+    save(root / "overview.png", np.ones((9, 9), np.uint8))
+
+
+def spoil_jpeg(root):
+    (root / "b_seg.png").rename(root / "b_seg.jpg")
+
+
+def spoil_case(root):
+    save(root / "A.tif", scene(0)[0])
+
+
+BROKEN = {
+    "JPEG label": (spoil_jpeg, {("label-jpeg", "b_seg.jpg", "JPEG compression")}),
+    "missing label": (spoil_missing_label, {("missing-label", "b.tif", "there is no label b_seg.png")}),
+    "missing image": (spoil_missing_image, {("missing-image", "b_seg.png", "there is no image b.tif")}),
+    "unnamed": (spoil_unnamed, {("unnamed-file", "overview.png", "neither an image nor a label")}),
+    "names in capitals": (spoil_case, {("same-name", "a.tif", "have the same name")}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_does_not_pair_is_a_fault_that_names_it_and_what_is_missing(name, tmp_path):
+    spoil, expected = BROKEN[name]
+    pairs(tmp_path)
+    spoil(tmp_path)
+    labels = "{}_seg" if name == "JPEG label" else "{}_seg.png"
+
+    found = faults(settings(tmp_path, labels=labels))
+
+    for kind, file, words in expected:
+        assert any(kind == k and f.endswith(file) and words in text for k, text, f in found), found
+    with pytest.raises(DataError):
+        load_dataset(settings(tmp_path, labels=labels))
+
+
+def test_files_of_other_types_and_ignored_ones_are_passed_over_and_counted(tmp_path):
+    pairs(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    save(tmp_path / "a_flows.tif", np.ones((9, 9), np.uint8))
+
+    check = check_dataset(settings(tmp_path, ignore=("*_flows.tif",)))
+
+    assert check.faults == ()
+    assert check.naming == ("3 pairs of {}.tif and {}_seg.png; other files, not read: 2 (a_flows.tif, notes.txt)")
+
+
+def test_of_two_patterns_the_one_with_more_fixed_characters_names_a_file(tmp_path):
+    pairs(tmp_path, label="{}_seg.tif")
+
+    assert load_dataset(settings(tmp_path, labels="{}_seg.tif")).names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        ("{}_{}.tif", "{}_seg.png", "expected the same braces as in '{}_{}.tif'"),
+        (("{}_a.tif", "{}_{}_b.tif"), "{}_seg.png", "expected the same braces as in '{}_a.tif'"),
+        (("{}_{channel}.tif", "{}_b.tif"), "{}_seg.png", "exclude each other"),
+        ("{}.tif", "{}_{channel}.png", "a label has no channels"),
+        ("*.tif", "*.png", "expected at least one {}"),
+        ("{:d}.tif", "{}_seg.png", "expected numbers (:d) in the same places"),
+        ("{}_z{page}.tif", "{}_seg.png", "expected the same braces"),
+        ("none/{}.tif", "{}_seg.png", "no file fits files.images = 'none/{}.tif'"),
+    ],
+)
+def test_patterns_that_cannot_pair_are_refused_before_a_file_is_read(images, labels, words, tmp_path):
+    pairs(tmp_path)
+    with pytest.raises(DataError, match=re.escape(words)):
+        open_source(settings(tmp_path, images, labels))
+
+
+def test_one_pattern_without_the_other_is_refused():
+    with pytest.raises(ConfigError, match=r"files\.images is set, and data\.files\.labels is not"):
+        FilesConfig("{}.tif")
+
+
+def test_numbers_pair_whatever_their_zeros(tmp_path):
+    for number in (1, 2, 10):
+        pixels, objects = scene(number)
+        save(tmp_path / f"img_{number}.tif", pixels)
+        save(tmp_path / f"mask_{number:03d}.png", classes(objects))
+
+    dataset = load_dataset(settings(tmp_path, "img_{:d}.tif", "mask_{:d}.png"))
+
+    assert dataset.names == ("img_1", "img_2", "img_10")
+    for number, label in zip((1, 2, 10), dataset.labels, strict=True):
+        np.testing.assert_array_equal(label, classes(scene(number)[1]))
+
+
+def test_numbered_channels_are_joined_and_one_that_lacks_is_named(tmp_path):
+    for name in "abc":
+        for channel in (0, 1, 2):
+            save(tmp_path / f"{name}_c{channel}.tif", np.full((16, 16), 10 * channel + ord(name), np.uint8))
+        label = np.zeros((16, 16), np.uint8)
+        label[:8] = 1
+        save(tmp_path / f"{name}_seg.png", label)
+    config = settings(tmp_path, "{}_c{channel}.tif")
+    assert load_dataset(config).names == ("a", "b", "c")
+    assert [image[0, 0].tolist() for image in load_dataset(config).images] == [
+        [ord(name), ord(name) + 10, ord(name) + 20] for name in "abc"
+    ]
+
+    (tmp_path / "b_c1.tif").unlink()
+    with pytest.raises(DataError, match=r"b_c0\.tif is a channel of an image, and there is no b_c1\.tif"):
+        load_dataset(config)
+
+
+@pytest.mark.parametrize("change", [lambda a: a[:9], lambda a: a.astype(np.uint16)])
+def test_channels_of_different_sizes_or_types_are_a_fault_that_names_both_files(change, tmp_path):
+    pairs(tmp_path, image="{}_one.tif")
+    for number, name in enumerate("abc"):
+        save(tmp_path / f"{name}_two.tif", scene(number)[0])
+    save(tmp_path / "b_two.tif", change(scene(1)[0]))
+
+    with pytest.raises(DataError, match=r"b_two\.tif has .*b_one\.tif has"):
+        load_dataset(settings(tmp_path, ("{}_one.tif", "{}_two.tif")))
+
+
+def test_objects_in_files_of_their_own_are_joined_and_those_of_another_size_are_a_fault(tmp_path):
+    for name in "abc":
+        pixels, objects = scene(ord(name))
+        save(tmp_path / name / "image.png", pixels)
+        for each in range(1, int(objects.max()) + 1):
+            save(tmp_path / name / "masks" / f"{each}.png", np.where(objects == each, 255, 0).astype(np.uint8))
+    config = settings(tmp_path, "{}/image.png", "{}/masks/*.png", objects="files")
+
+    dataset = load_dataset(config)
+
+    assert dataset.names == ("a/image", "b/image", "c/image")
+    for name, label in zip("abc", dataset.labels, strict=True):
+        np.testing.assert_array_equal(label, scene(ord(name))[1] > 0)
+    assert [kind for kind, *_ in faults(replace(config, files=replace(config.files, objects="none")))].count(
+        "same-name"
+    ) == sum(int(scene(ord(name))[1].max()) - 1 for name in "abc")
+    save(tmp_path / "b" / "masks" / "1.png", np.full((5, 5), 255, np.uint8))
+    with pytest.raises(DataError, match=r"image\.png has 48 x 48 pixels .*1\.png has 5 x 5"):
+        load_dataset(config)
+
+
+def test_numbered_objects_are_the_second_class_and_the_ignored_value_stays(tmp_path):
+    pairs(tmp_path)
+    objects = scene(1)[1].astype(np.uint16) * 300
+    objects[:4] = 65535
+    save(tmp_path / "b_seg.png", objects)
+    config = replace(settings(tmp_path, objects="numbered"), ignore_value=65535)
+
+    label = load_dataset(config).labels[1]
+
+    np.testing.assert_array_equal(label, np.where(objects == 65535, 255, objects > 0))
+    with pytest.raises(DataError, match=r'files\.objects = "numbered" has the classes .* expected two, 0 and 1'):
+        load_dataset(replace(config, classes={"background": 0, "cell": 255}))
+
+
+def test_a_group_that_the_names_say_excludes_a_group_pattern(tmp_path):
+    pairs(tmp_path, ("m1_a", "m1_b", "m2_a", "m3_a"))
+    config = settings(tmp_path, "{group}_{}.tif", "{group}_{}_seg.png")
+    assert load_dataset(config).groups == ("m1", "m1", "m2", "m3")
+    with pytest.raises(DataError, match="the names of the files say the group too"):
+        load_dataset(replace(config, group_pattern="^(m)"))
+
+
+def test_images_without_a_label_are_left_out_only_where_labels_are_said_to_be_sparse(tmp_path):
+    pairs(tmp_path, ("a", "b", "c", "d"))
+    (tmp_path / "d_seg.png").unlink()
+    with pytest.raises(DataError, match=r"d\.tif is an image, and there is no label d_seg\.png.*files\.sparse = true"):
+        load_dataset(settings(tmp_path))
+
+    config = settings(tmp_path, sparse=True)
+
+    assert load_dataset(config).names == ("a", "b", "c")
+    assert "without a label and left out: 1 (d.tif)" in check_dataset(config).naming
+
+
+def stacks(root, pages=4):
+    for name in "abc":
+        image = np.stack([scene(10 * ord(name) + page)[0] for page in range(pages)])
+        tifffile.imwrite(root / f"{name}.tif", image, metadata={"axes": "ZYX"}, imagej=True)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_label_files_of_pages_pair_by_their_number(first, tmp_path):
+    stacks(tmp_path)
+    for name in "abc":
+        for page in range(4):
+            save(tmp_path / f"{name}_z{first + page:02d}.png", classes(scene(10 * ord(name) + page)[1]))
+    config = settings(tmp_path, labels="{}_z{page}.png", first_page=first)
+
+    dataset = load_dataset(config)
+
+    assert dataset.names == tuple(f"{name}/z{page:03d}" for name in "abc" for page in range(4))
+    for place, label in enumerate(dataset.labels):
+        np.testing.assert_array_equal(label, classes(scene(10 * ord("abc"[place // 4]) + place % 4)[1]))
+
+    (tmp_path / f"b_z{first + 2:02d}.png").unlink()
+    with pytest.raises(DataError, match=rf"b\.tif has 4 pages, and there is no label for page {first + 2}"):
+        load_dataset(config)
+    sparse = load_dataset(replace(config, files=replace(config.files, sparse=True)))
+    assert set(dataset.names) - set(sparse.names) == {"b/z002"}
+    with pytest.raises(DataError, match=rf"is the label of page {first}, but .* has the pages {first + 1} to"):
+        load_dataset(settings(tmp_path, labels="{}_z{page}.png", first_page=first + 1, sparse=True))
+
+
+def test_pages_labelled_0_throughout_are_background_unless_labels_are_sparse(tmp_path):
+    stacks(tmp_path)
+    for name in "abc":
+        labels = np.stack([classes(scene(10 * ord(name) + page)[1]) for page in range(4)])
+        labels[1] = 0
+        tifffile.imwrite(tmp_path / f"{name}_seg.tif", labels, metadata={"axes": "ZYX"}, imagej=True)
+    config = settings(tmp_path, labels="{}_seg.tif")
+
+    assert len(load_dataset(config).names) == 12
+    sparse = replace(config, files=replace(config.files, sparse=True))
+    dataset = load_dataset(sparse)
+
+    assert dataset.names == tuple(f"{name}/z{page:03d}" for name in "abc" for page in (0, 2, 3))
+    np.testing.assert_array_equal(dataset.images[1], scene(10 * ord("a") + 2)[0][..., None])
+    assert check_dataset(sparse).left_out == 3
+
+
+def test_a_set_without_a_labelled_page_is_refused(tmp_path):
+    stacks(tmp_path)
+    for name in "abc":
+        empty = np.zeros((4, 48, 48), np.uint8)
+        tifffile.imwrite(tmp_path / f"{name}_seg.tif", empty, metadata={"axes": "ZYX"}, imagej=True)
+    with pytest.raises(DataError, match="no labelled page"):
+        load_dataset(settings(tmp_path, labels="{}_seg.tif", sparse=True))
+
+
+def test_the_test_part_of_the_names_is_that_of_the_only_fold(tmp_path):
+    for part, count in (("Train", 5), ("val", 2), ("test", 3)):
+        pairs(tmp_path / part, tuple(map(str, range(count))), "images/{}.tif", "masks/{}.png")
+    names = {"images": "{split}/images/{}.tif", "labels": "{split}/masks/{}.png"}
+    config = settings(tmp_path, **names, fold_scheme="split", folds=1)
+
+    (fold,) = check_dataset(config).folds
+
+    assert fold.train == tuple(f"train/{n}" for n in range(5))
+    assert fold.validation == ("validation/0", "validation/1")
+    assert fold.test == ("test/0", "test/1", "test/2")
+    with pytest.raises(DataError, match=r'\{split\}.*data\.fold_scheme = "grouped"'):
+        load_dataset(settings(tmp_path, **names))
+    with pytest.raises(DataError, match="the names of the files do not say what is for training"):
+        load_dataset(settings(tmp_path, "{}/images/{}.tif", "{}/masks/{}.png", fold_scheme="split", folds=1))
+
+
+def test_without_a_validation_part_the_last_fifth_of_the_training_part_validates():
+    groups = [f"train/{number}" for number in range(10)] + ["test/0"]
+    (fold,) = make_folds(groups, 1, "split")
+    assert fold.validation == ("train/8", "train/9")
+    assert fold.train == tuple(f"train/{number}" for number in range(8))
+    with pytest.raises(DataError, match="needs groups in every part, found 0 train, 1 validation, 1 test"):
+        make_folds(["train/0", "test/0"], 1, "split")
+
+
+def test_the_scheme_split_has_one_fold():
+    with pytest.raises(ConfigError, match=r'data\.folds = 5: data\.fold_scheme = "split" makes one fold'):
+        DataConfig(fold_scheme="split")
+
+
+@pytest.mark.parametrize("layout", ["synthetic", "drosophila-vnc", "nnunet"])
+def test_names_are_those_of_a_folder_of_ones_own_only(layout, tmp_path):
+    with pytest.raises(DataError, match=r"data\.files describes the names of a folder of your own"):
+        open_source(replace(settings(tmp_path), layout=layout))
+
+
+def test_dataset_toml_and_settings_may_not_contradict_each_other(tmp_path):
+    pairs(tmp_path)
+    (tmp_path / "dataset.toml").write_text('[files]\nimages = "{}.tif"\nlabels = "{}_seg.png"\n')
+    assert load_dataset(settings(tmp_path)).names == ("a", "b", "c")
+    with pytest.raises(DataError, match=r'files is .*"\{\}_mask\.png".* in the settings and .* in the file'):
+        load_dataset(settings(tmp_path, labels="{}_mask.png"))
+    (tmp_path / "dataset.toml").write_text('[files]\nimage = "{}.tif"\n')
+    with pytest.raises(DataError, match=r"unknown key 'files\.image'\. Did you mean"):
+        load_dataset(settings(tmp_path))
