@@ -10,7 +10,7 @@ from fbunet_jax.data.folds import natural_key
 from fbunet_jax.data.layouts.patterns import AmbiguousNameError, Pattern
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES
 from fbunet_jax.errors import DataError
-from fbunet_jax.user_files import is_clutter, is_text, missing, suffix
+from fbunet_jax.user_files import composed, is_clutter, is_text, missing, stem, suffix
 
 _SHOWN = 6
 _UNAMBIGUOUS = "Write numbers as {:d}, or name what lies between the braces in the pattern."
@@ -94,14 +94,12 @@ def list_named(
     wanted = {folder for folder, found in places.items() if any(number < len(roles) for number, _, _ in found)}
     for folder in sorted(wanted, key=lambda each: natural_key(str(each))):
         for name, is_folder in tree.entries(folder):
-            if not is_folder and suffix(Path(name)) not in beside:
+            if not is_folder and not (beside and name.lower().endswith(beside)):
                 _place(listing, folder, name, places[folder], (every, roles, strict))
             elif is_folder and strict:
                 listing.faults.append(
                     Fault("foreign-file", folder / name, "is a folder.", "Move it out of the folder.")
                 )
-    for files in listing.files:
-        files.sort(key=lambda each: natural_key(str(each.path)))
     return listing
 
 
@@ -119,10 +117,11 @@ def _place(
         listing.faults.append(Fault("file-name", folder, found, "Rename it."))
         return
     file = folder / name
+    plain, ending = composed(stem(file)), suffix(file)
     fitting, unclear = [], []
     for number, values, names in places:
         try:
-            inner = every[number].match_file(name)
+            inner = every[number].match_stem(plain, ending)
         except AmbiguousNameError:
             unclear.append(number)
             continue
@@ -142,8 +141,8 @@ def _place(
     elif best and best[0][0] < len(roles):
         number, values, names = best[0]
         suffixes = roles[number].suffixes
-        lossy = suffix(file) in IMAGE_SUFFIXES
-        if suffix(file) in suffixes:
+        lossy = ending in IMAGE_SUFFIXES
+        if ending in suffixes:
             listing.files[number].append(NamedFile(file, values, names))
         elif lossy or strict:
             reason = "; JPEG compression changes the values of labels" if lossy else ""
@@ -157,7 +156,7 @@ def _place(
         kinds = ", ".join(dict.fromkeys(each for number, *_ in places for each in roles[number].suffixes))
         found = f"is not one of the files that can be used here ({kinds})."
         listing.faults.append(Fault("foreign-file", file, found, "Convert it, or move it out of the folder."))
-    elif best or suffix(file) not in IMAGE_SUFFIXES:
+    elif best or ending not in IMAGE_SUFFIXES:
         listing.others.append(file)
     else:
         found = "is neither an image nor a label by its name."

@@ -130,10 +130,12 @@ class Pattern:
         Raises:
           AmbiguousNameError: there is more than one way.
         """
-        path = Path(composed(name))
-        if self.suffix and suffix(path) != self.suffix:
-            return None
-        return self.file.match(stem(path))
+        path = Path(name)
+        return self.match_stem(composed(stem(path)), suffix(path))
+
+    def match_stem(self, name: str, ending: str) -> dict[str, str] | None:
+        """Return the same of a name in two parts: composed and without suffix, and the suffix in small letters."""
+        return self.file.match(name) if self.suffix in ("", ending) else None
 
     def match_folder(self, depth: int, name: str) -> dict[str, str] | None:
         """Return what the fields of a folder of the pattern hold; see `match_file`."""
