@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.folds import natural_key
@@ -61,6 +62,16 @@ class Listing:
     faults: list[Fault] = field(default_factory=list)
 
 
+_Place = tuple[int, Mapping[str, str], tuple[str, ...]]
+"""In a folder: the number of a pattern whose files can lie there, what its braces hold, and the folders' names."""
+
+
+class _Known(NamedTuple):
+    patterns: Sequence[Pattern]
+    roles: Sequence[Role]
+    strict: bool
+
+
 def list_named(
     root: Path,
     roles: Sequence[Role],
@@ -86,7 +97,8 @@ def list_named(
     """
     tree = _Tree()
     every = [*(role.pattern for role in roles), *ignored]
-    places: dict[Path, list[tuple[int, Mapping[str, str], tuple[str, ...]]]] = {}
+    known = _Known(every, roles, strict)
+    places: dict[Path, list[_Place]] = {}
     for number, pattern in enumerate(every):
         for folder, values, names in _folders(tree, root, pattern, 0, {}, ()):
             places.setdefault(folder, []).append((number, values, names))
@@ -95,73 +107,72 @@ def list_named(
     for folder in sorted(wanted, key=lambda each: natural_key(str(each))):
         for name, is_folder in tree.entries(folder):
             if not is_folder and not (beside and name.lower().endswith(beside)):
-                _place(listing, folder, name, places[folder], (every, roles, strict))
+                _place(listing, folder / name, places[folder], known)
             elif is_folder and strict:
-                listing.faults.append(
-                    Fault("foreign-file", folder / name, "is a folder.", "Move it out of the folder.")
-                )
+                foreign = Fault("foreign-file", folder / name, "is a folder.", "Move it out of the folder.")
+                listing.faults.append(foreign)
     return listing
 
 
-def _place(
-    listing: Listing,
-    folder: Path,
-    name: str,
-    places: Sequence[tuple[int, Mapping[str, str], tuple[str, ...]]],
-    known: tuple[Sequence[Pattern], Sequence[Role], bool],
-) -> None:
-    """Add a file of a folder to the role whose pattern fits best, to the others, or to the faults."""
-    every, roles, strict = known
-    if not is_text(name):
-        found = f"holds a file whose name is not text in UTF-8: {name!r}."
-        listing.faults.append(Fault("file-name", folder, found, "Rename it."))
+def _place(listing: Listing, file: Path, places: Sequence[_Place], known: _Known) -> None:
+    """Add a file to the role whose pattern fits best, to the others, or to the faults."""
+    if not is_text(file.name):
+        found = f"holds a file whose name is not text in UTF-8: {file.name!r}."
+        listing.faults.append(Fault("file-name", file.parent, found, "Rename it."))
         return
-    file = folder / name
+    try:
+        best = _best(file, places, known.patterns)
+    except Fault as fault:
+        listing.faults.append(fault)
+        return
+    ending = suffix(file)
+    number, named = best or (places[0][0], None)
+    suffixes = known.roles[number].suffixes if number < len(known.roles) else ()
+    if best is None and ending in (suffixes if known.strict else IMAGE_SUFFIXES):
+        texts = ", ".join(repr(role.pattern.text) for role in known.roles)
+        found = f"is neither an image nor a label by its name, which fits none of {texts}."
+        remedy = "Move it elsewhere, change the patterns in [files], or name such files in ignore."
+        remedy = "Rename it, or move it elsewhere." if known.strict else remedy
+        listing.faults.append(Fault("unnamed-file", file, found, remedy))
+        return
+    if named and ending in suffixes:
+        listing.files[number].append(named)
+    elif (named and suffixes and ending in IMAGE_SUFFIXES) or known.strict:
+        lossy = ending in IMAGE_SUFFIXES
+        reason = "; JPEG compression changes the values of labels" if lossy else ""
+        reason += "; its name ends with a space" if file.name != file.name.rstrip() else ""
+        found = f"is not one of the files that can be used here ({', '.join(suffixes)}){reason}."
+        kind = "label-jpeg" if lossy else "foreign-file"
+        listing.faults.append(Fault(kind, file, found, "Convert it, or move it out of the folder."))
+    else:
+        listing.others.append(file)
+
+
+def _best(file: Path, places: Sequence[_Place], patterns: Sequence[Pattern]) -> tuple[int, NamedFile] | None:
+    """Return the number of the pattern that describes a file, of several the one with most fixed characters.
+
+    Raises:
+      Fault: two fit equally well, or one in more than one way.
+    """
     plain, ending = composed(stem(file)), suffix(file)
     fitting, unclear = [], []
     for number, values, names in places:
         try:
-            inner = every[number].match_stem(plain, ending)
+            inner = patterns[number].match_stem(plain, ending)
         except AmbiguousNameError:
             unclear.append(number)
             continue
         if inner is not None and all(values.get(key, value) == value for key, value in inner.items()):
-            fitting.append((every[number].literal, number, {**values, **inner}, names))
+            fitting.append((patterns[number].literal, number, NamedFile(file, {**values, **inner}, names)))
     most = max((literal for literal, *_ in fitting), default=-1)
-    if doubtful := [number for number in unclear if every[number].literal >= most]:
-        found = f"fits {every[doubtful[0]].text!r} in more than one way."
-        listing.faults.append(Fault("file-name", file, found, _UNAMBIGUOUS))
-        return
-    best = [(number, values, names) for literal, number, values, names in fitting if literal == most]
-    if len({number for number, _, _ in best}) > 1:
-        shown = " and ".join(repr(every[number].text) for number, _, _ in best)
-        listing.faults.append(
-            Fault("file-name", file, f"fits {shown} equally well.", "Make one of them more specific.")
-        )
-    elif best and best[0][0] < len(roles):
-        number, values, names = best[0]
-        suffixes = roles[number].suffixes
-        lossy = ending in IMAGE_SUFFIXES
-        if ending in suffixes:
-            listing.files[number].append(NamedFile(file, values, names))
-        elif lossy or strict:
-            reason = "; JPEG compression changes the values of labels" if lossy else ""
-            reason += "; its name ends with a space" if name != name.rstrip() else ""
-            found = f"is not one of the files that can be used here ({', '.join(suffixes)}){reason}."
-            kind = "label-jpeg" if lossy else "foreign-file"
-            listing.faults.append(Fault(kind, file, found, "Convert it, or move it out of the folder."))
-        else:
-            listing.others.append(file)
-    elif strict and not best:
-        kinds = ", ".join(dict.fromkeys(each for number, *_ in places for each in roles[number].suffixes))
-        found = f"is not one of the files that can be used here ({kinds})."
-        listing.faults.append(Fault("foreign-file", file, found, "Convert it, or move it out of the folder."))
-    elif best or ending not in IMAGE_SUFFIXES:
-        listing.others.append(file)
-    else:
-        found = "is neither an image nor a label by its name."
-        remedy = "Move it elsewhere, change the patterns in [files], or name such files in ignore."
-        listing.faults.append(Fault("unnamed-file", file, found, remedy))
+    if doubtful := [number for number in unclear if patterns[number].literal >= most]:
+        found = f"fits {patterns[doubtful[0]].text!r} in more than one way."
+        raise Fault("file-name", file, found, _UNAMBIGUOUS)
+    best = [(number, named) for literal, number, named in fitting if literal == most]
+    if len({number for number, _ in best}) > 1:
+        texts = " and ".join(repr(patterns[number].text) for number, _ in best)
+        raise Fault("file-name", file, f"fits {texts} equally well.", "Make one of them more specific.")
+    return best[0] if best else None
 
 
 def _folders(
