@@ -61,6 +61,16 @@ def write_folder(folder, names=("images", "labels"), image="{}.png", label="{}.p
     return folder
 
 
+NAMED = {
+    "classes": {"back ground": 0, "cell": 1},
+    "files": {
+        "images": ["images/m{:d}_{group}.png"],
+        "labels": "labels/m{:d}_{group}.png",
+        "ignore": ["*/x.png"],
+        "objects": "numbered",
+        "sparse": True,
+    },
+}
 DESCRIPTION = {"classes": {"back ground": 0, "cell": 1}, "ignore_value": 255, "group_pattern": "^(m[0-9])_"}
 
 

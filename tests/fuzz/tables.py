@@ -97,7 +97,7 @@ def _places(table):
 
 def _written(table, form):
     if form == "toml":
-        return tomli_w.dumps(_without_none(table) if isinstance(table, dict) else {"a": _without_none(table)})
+        return tomli_w.dumps(_without_none(table if isinstance(table, dict) else {"a": table}))
     if form == "jsonl":
         return "".join(json.dumps(line) + "\n" for line in (table if isinstance(table, list) else [table]))
     return json.dumps(table, indent=1)

@@ -83,6 +83,12 @@ TARGETS = {
             partial(data_files.judge_data_set, layout="folder"),
         ),
         Target(
+            "dataset.toml with patterns",
+            lambda folder: data_files.write_folder(folder) / "dataset.toml",
+            _table(data_files.NAMED, "toml"),
+            partial(data_files.judge_data_set, layout="folder"),
+        ),
+        Target(
             "dataset.json of nnU-Net",
             lambda folder: data_files.write_folder(folder, ("imagesTr", "labelsTr"), "{}_0000.png") / "dataset.json",
             _table(data_files.NNUNET, "json"),

@@ -22,7 +22,7 @@ from fbunet_jax.data.layouts.description import (
 )
 from fbunet_jax.data.layouts.listing import Listing, Role, list_named, shown
 from fbunet_jax.data.layouts.pairing import Naming, Pairs, pair
-from fbunet_jax.data.layouts.patterns import PAGE, Pattern
+from fbunet_jax.data.layouts.patterns import GROUP, PAGE, Pattern
 from fbunet_jax.data.layouts.reading import object_faults, read_unit
 from fbunet_jax.data.layouts.sources import Source, Unit
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_label
@@ -61,7 +61,7 @@ def open_folder(config: DataConfig) -> Source:
     if not faults:  # of which these would follow
         faults = described(description, labels[0].path)
     faults = [*listing.faults, *pairs.faults, *faults]
-    faults += _part_faults(naming, config)
+    faults += _part_faults(naming, pairs, config)
     units, group_faults = grouped(pairs, description.group_pattern, pages=naming.pages_in_labels)
     return Source(
         units,
@@ -201,9 +201,16 @@ def grouped(pairs: Pairs, pattern: str, *, pages: bool = False) -> tuple[tuple[U
     return tuple(units), list(faults.values())
 
 
-def _part_faults(naming: Naming, config: DataConfig) -> list[Fault]:
-    """Return what does not fit between {split} and the fold scheme."""
+def _part_faults(naming: Naming, pairs: Pairs, config: DataConfig) -> list[Fault]:
+    """Return what does not fit between {split}, the fold scheme, and {group}."""
     if naming.has_parts == (config.fold_scheme == "split"):
+        parts: dict[str, str] = {}
+        for image in pairs.images if naming.has_parts and GROUP in naming.labels.fields else []:
+            part, _, group = image.group.partition("/")
+            if (other := parts.setdefault(group, part)) != part:
+                found = f"is of the group {group!r}, which is in {other} too, so the test would not be of new groups."
+                remedy = "Move the group into one part; or write {} in the place of {group}, if it is no group."
+                return [Fault("split", image.files[0], found, remedy)]
         return []
     if naming.has_parts:
         found = "The names say what is for training and for test ({split}), but "

@@ -288,6 +288,29 @@ def test_the_test_part_of_the_names_is_that_of_the_only_fold(tmp_path):
         load_dataset(settings(tmp_path, "{}/images/{}.tif", "{}/masks/{}.png", fold_scheme="split", folds=1))
 
 
+def test_a_group_that_is_in_two_given_parts_is_a_fault(tmp_path):
+    for part, names in (("train", ("m1_a", "m2_a", "m3_a")), ("test", ("m4_a", "m2_b"))):
+        pairs(tmp_path / part, names, "{}.tif", "{}_seg.png")
+    names = ("{split}/{group}_{}.tif", "{split}/{group}_{}_seg.png")
+    config = settings(tmp_path, *names, fold_scheme="split", folds=1)
+    with pytest.raises(DataError, match=r"is of the group 'm2', which is in test too"):
+        load_dataset(config)
+
+    (tmp_path / "test" / "m2_b.tif").rename(tmp_path / "test" / "m5_b.tif")
+    (tmp_path / "test" / "m2_b_seg.png").rename(tmp_path / "test" / "m5_b_seg.png")
+    assert load_dataset(config).groups == ("test/m4", "test/m5", "train/m1", "train/m2", "train/m3")
+
+
+def test_pages_in_files_of_their_own_stay_in_the_group_of_their_stack(tmp_path):
+    names = tuple(f"{stack}_z{page:02d}" for stack in "abc" for page in (3, 4))
+    pairs(tmp_path, names)
+
+    dataset = load_dataset(settings(tmp_path, "{}_z{page}.tif", "{}_z{page}_seg.png"))
+
+    assert dataset.names == names
+    assert dataset.groups == ("a", "a", "b", "b", "c", "c")
+
+
 def test_without_a_validation_part_the_last_fifth_of_the_training_part_validates():
     groups = [f"train/{number}" for number in range(10)] + ["test/0"]
     (fold,) = make_folds(groups, 1, "split")
