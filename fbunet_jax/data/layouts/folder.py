@@ -148,10 +148,10 @@ def _description(config: DataConfig, root: Path) -> tuple[Description, list[Faul
 
 def _what_is_there(folder: Path) -> str:
     """Return the folders in a folder in a sentence, for a user whose folders have other names."""
-    inner = [each.name for each in listed(folder) if each.is_dir()] if folder.is_dir() else []
-    if not inner:
+    if not folder.is_dir():
         return ""
-    names = f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}."
+    inner = [each.name for each in listed(folder) if each.is_dir()]
+    names = f" There {'is' if len(inner) == 1 else 'are'} {', '.join(inner[:6])}." if inner else ""
     return f"{names} fbunet init finds out which files are images and labels, and how their names pair."
 
 
