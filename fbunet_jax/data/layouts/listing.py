@@ -88,7 +88,7 @@ def list_named(
     Args:
       root: the folder.
       roles: a pattern each, and which files it is for.
-      ignored: patterns of files that are none of these.
+      ignored: patterns of files that are none of these; in every folder, if they name none.
       strict: whether folders, and files of other types, are faults.
       beside: suffixes of files that may lie there all the same.
 
@@ -99,6 +99,7 @@ def list_named(
     every = [*(role.pattern for role in roles), *ignored]
     known = _Known(every, roles, strict)
     places: dict[Path, list[_Place]] = {}
+    everywhere: list[_Place] = [(number, {}, ()) for number, each in enumerate(ignored, len(roles)) if not each.folders]
     for number, pattern in enumerate(every):
         for folder, values, names in _folders(tree, root, pattern, 0, {}, ()):
             places.setdefault(folder, []).append((number, values, names))
@@ -107,7 +108,7 @@ def list_named(
     for folder in sorted(wanted, key=lambda each: natural_key(str(each))):
         for name, is_folder in tree.entries(folder):
             if not is_folder and not (beside and name.lower().endswith(beside)):
-                _place(listing, folder / name, places[folder], known)
+                _place(listing, folder / name, [*places[folder], *everywhere], known)
             elif is_folder and strict:
                 foreign = Fault("foreign-file", folder / name, "is a folder.", "Move it out of the folder.")
                 listing.faults.append(foreign)

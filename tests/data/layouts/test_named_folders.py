@@ -89,6 +89,17 @@ def test_files_of_other_types_and_ignored_ones_are_passed_over_and_counted(tmp_p
     assert check.naming == ("3 pairs of {}.tif and {}_seg.png; other files, not read: 2 (a_flows.tif, notes.txt)")
 
 
+def test_an_ignored_name_without_a_folder_is_ignored_in_every_folder(tmp_path):
+    for name in "abc":
+        pairs(tmp_path / name, ("x",))
+        save(tmp_path / name / "x_flows.tif", np.ones((9, 9), np.uint8))
+    config = settings(tmp_path, "{}/x.tif", "{}/x_seg.png", ignore=("*_flows.tif",))
+
+    assert load_dataset(config).names == ("a/x", "b/x", "c/x")
+    save(tmp_path / "a" / "y_flows.png", np.ones((9, 9), np.uint8))
+    assert [kind for kind, *_ in faults(config)] == ["unnamed-file"]
+
+
 def test_of_two_patterns_the_one_with_more_fixed_characters_names_a_file(tmp_path):
     pairs(tmp_path, label="{}_seg.tif")
 
