@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 LAYERS = {
     "ground": ("errors", "device_errors", "user_files", "metrics", "losses", "figures", "tables"),
     "network": ("models",),
-    "settings": ("toml_tables", "config", "networks"),
+    "settings": ("toml_tables", "config_formats", "config", "networks"),
     "images": ("data", "pipeline", "check"),
     "a run": ("runs", "inference", "training", "evaluation", "experiments"),
     "machines": ("accelerators", "doctor"),

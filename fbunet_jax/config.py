@@ -4,7 +4,6 @@ The docstring under each field is its ``--help`` text.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,26 +11,11 @@ from typing import Annotated, Any, Literal
 import tomli_w
 import tyro
 
+from fbunet_jax.config_formats import BEFORE_FORMAT_2, FORMAT, in_this_format, norm_batch_count
 from fbunet_jax.errors import ConfigError, did_you_mean
 from fbunet_jax.models.methods import METHODS, FeedbackName
 from fbunet_jax.toml_tables import from_table, merge, read_toml, to_table
 from fbunet_jax.user_files import expand, expand_text
-
-FORMAT = 2
-"""Version of the configuration format; a newer one is refused."""
-
-BEFORE_FORMAT_2: dict[str, Any] = {
-    "data.percentiles_of": "tile",
-    "data.validation_groups": "after",
-    "training.norm_batches": 0,
-    "training.validation_tiles": "separate",
-    "training.crop_border": False,
-    "training.elastic_probability": 1.0,
-}
-"""The settings that format 1 did not have, and the values that say what it did."""
-
-DEFAULT_TILE = 512
-"""Side of the tiles in which whole images are segmented, pixels; docs/prediction.md has the measurements behind it."""
 
 Layout = Literal["synthetic", "drosophila-vnc", "folder", "nnunet", "arrays"]
 
@@ -281,7 +265,7 @@ class TrainingConfig:
     @property
     def norm_batch_count(self) -> int:
         """`norm_batches` as a number."""
-        return _norm_batch_count(self.norm_batches, self.weight_average)
+        return norm_batch_count(self.norm_batches, self.weight_average)
 
 
 @dataclass(frozen=True)
@@ -360,56 +344,6 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> Config:
     return from_table(Config, table, str(file))
 
 
-def in_this_format(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return nested settings without their ``format``, with what an older format meant written out.
-
-    Raises:
-      ConfigError: the format is missing or newer than this version; names ``where``.
-    """
-    rest: dict[str, Any] = {**table}
-    version = rest.pop("format", None)
-    if version not in (1, FORMAT) or isinstance(version, bool):
-        raise ConfigError(
-            f"{where} has format {version!r}; this version reads formats 1 and {FORMAT}. Use the version that wrote it."
-        )
-    return with_missing(rest, BEFORE_FORMAT_2) if version == 1 else rest
-
-
-def with_missing(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of nested settings in which those that are missing have values, given under dotted names."""
-    result, rooms = {**table}, dict[str, dict[str, Any]]()
-    for name, value in values.items():
-        room, key = name.split(".")
-        rooms.setdefault(room, {})[key] = value
-    for room, inner in rooms.items():
-        if isinstance(given := result.get(room, {}), Mapping):
-            result[room] = inner | {**given}
-    return result
-
-
-def comparable(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings, none of them missing, in which those that come to the same are the same."""
-    training, data = {**table["training"]}, {**table["data"]}
-    if not data["cut"] or data["normalisation"] != "percentile":
-        data["percentiles_of"] = BEFORE_FORMAT_2["data.percentiles_of"]
-    training["norm_batches"] = _norm_batch_count(training["norm_batches"], training["weight_average"])
-    if not training["elastic_augmentation"]:
-        training["elastic_probability"] = BEFORE_FORMAT_2["training.elastic_probability"]
-    if 0 < data["cut"] <= data["crop"]:  # there is one place for a crop
-        training["crop_border"] = BEFORE_FORMAT_2["training.crop_border"]
-    if items_are_tiles(table):
-        training["validation_tiles"] = BEFORE_FORMAT_2["training.validation_tiles"]
-    if data["fold_scheme"] != "grouped":
-        data["validation_groups"] = BEFORE_FORMAT_2["data.validation_groups"]
-    return {**table, "data": data, "training": training}
-
-
-def items_are_tiles(table: Mapping[str, Any]) -> bool:
-    """Say whether items are segmented as they are, one tile each, in every format: nested settings, none missing."""
-    cut, levels = table["data"]["cut"], len(table["model"]["widths"])
-    return cut == table["data"]["crop"] and 0 < cut <= DEFAULT_TILE and cut % 2 ** (levels - 1) == 0
-
-
 def _root_beside(table: dict[str, Any], file: Path) -> None:
     """Make a relative data.root of a file one that is relative to the file's folder."""
     data = table.get("data")
@@ -446,12 +380,6 @@ def to_toml(config: Config, version: int = FORMAT) -> str:
             room, key = name.split(".")
             del table[room][key]
     return tomli_w.dumps({"format": version, **table})
-
-
-def _norm_batch_count(norm_batches: int | Literal["auto"], weight_average: float) -> int:
-    if norm_batches == "auto":
-        return 24 if weight_average else 0
-    return norm_batches
 
 
 def _at_least(name: str, value: float, least: float, *, below: float = 2**31) -> None:

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fbunet_jax import cli
-from fbunet_jax.config import (
-    Config,
-    DataConfig,
-    FilesConfig,
-    ModelConfig,
-    TrainingConfig,
-    comparable,
-    load_config,
-    to_toml,
-)
+from fbunet_jax.config import Config, DataConfig, FilesConfig, ModelConfig, TrainingConfig, load_config, to_toml
+from fbunet_jax.config_formats import comparable
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.models.methods import METHODS
 from fbunet_jax.toml_tables import from_table, to_table

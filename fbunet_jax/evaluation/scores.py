@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from numpy.typing import NDArray
 
-from fbunet_jax.config import items_are_tiles
+from fbunet_jax.config_formats import items_are_tiles
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items

@@ -15,7 +15,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
-from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, items_are_tiles, with_missing
+from fbunet_jax.config import Config
+from fbunet_jax.config_formats import BEFORE_FORMAT_2, comparable, items_are_tiles, with_missing
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.scores import Entry, checked_entry
 from fbunet_jax.experiments.grid import Place

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import DEFAULT_TILE
+from fbunet_jax.config_formats import DEFAULT_TILE
 from fbunet_jax.errors import ConfigError
 
 DEFAULT_OVERLAP = 192

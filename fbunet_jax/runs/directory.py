@@ -5,7 +5,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from fbunet_jax.config import CUSTOM, Config, in_this_format
+from fbunet_jax.config import CUSTOM, Config
+from fbunet_jax.config_formats import in_this_format
 from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.runs.files import RESTORE, is_left_empty, read_json
 from fbunet_jax.runs.passed import NOTHING, Passed

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import BEFORE_FORMAT_2, Config, comparable, to_toml, with_absolute_root
+from fbunet_jax.config import Config, to_toml, with_absolute_root
+from fbunet_jax.config_formats import BEFORE_FORMAT_2, comparable
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.folds import check_folds, configured_folds, fold_items, folds_to_json, read_folds, select_fold
 from fbunet_jax.data.identity import describe

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import BEFORE_FORMAT_2, CUSTOM, Config
+from fbunet_jax.config import CUSTOM, Config
+from fbunet_jax.config_formats import BEFORE_FORMAT_2
 from fbunet_jax.metrics import iou, mean_iou
 from fbunet_jax.runs import processes
 from fbunet_jax.runs.directory import FoldDirectory, Run

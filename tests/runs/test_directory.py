@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from fbunet_jax.config import BEFORE_FORMAT_2, Config, DataConfig, TrainingConfig, to_toml
+from fbunet_jax.config import Config, DataConfig, TrainingConfig, to_toml
+from fbunet_jax.config_formats import BEFORE_FORMAT_2
 from fbunet_jax.errors import RunError
 from fbunet_jax.runs.directory import Run, default_path
 from fbunet_jax.runs.files import read_json
