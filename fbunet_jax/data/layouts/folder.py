@@ -83,7 +83,8 @@ def list_pairs(root: Path, files: FilesConfig) -> tuple[Naming, Listing]:
       DataError: there is no image or no label, or a pattern cannot be used.
     """
     naming = naming_of(root, files)
-    roles = [*(Role(pattern, IMAGE_SUFFIXES) for pattern in naming.images), Role(naming.labels, LABEL_SUFFIXES)]
+    labels = Role(naming.labels, LABEL_SUFFIXES, is_label=True)
+    roles = [*(Role(pattern, IMAGE_SUFFIXES) for pattern in naming.images), labels]
     ignored = [Pattern(each, "files.ignore") for each in files.ignore]
     by_folder = not files.images
     for role in roles if by_folder else []:

@@ -52,6 +52,8 @@ class Naming:
             raise labels.error("a label has no channels, so it has no {channel} either")
         if labels.identity - {PAGE} != first.identity - {PAGE} or (PAGE in first.fields and PAGE not in labels.fields):
             raise labels.error(f"expected the same braces as in {first.text!r}: they pair images and labels")
+        if self.joins and self.pages_in_labels:
+            raise labels.error("expected no {page} where every object has a file of its own")
         if (labels.numbers ^ first.numbers) - {CHANNEL, PAGE}:
             raise labels.error(f"expected numbers (:d) in the same places as in {first.text!r}")
 

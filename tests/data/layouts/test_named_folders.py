@@ -117,12 +117,19 @@ def test_of_two_patterns_the_one_with_more_fixed_characters_names_a_file(tmp_pat
         ("{:d}.tif", "{}_seg.png", "expected numbers (:d) in the same places"),
         ("{}_z{page}.tif", "{}_seg.png", "expected the same braces"),
         ("none/{}.tif", "{}_seg.png", "no file fits files.images = 'none/{}.tif'"),
+        ("{}.tif", "{}_mask.png", "no file fits files.labels = '{}_mask.png'. There are a.tif, b.tif, c.tif"),
     ],
 )
 def test_patterns_that_cannot_pair_are_refused_before_a_file_is_read(images, labels, words, tmp_path):
     pairs(tmp_path)
     with pytest.raises(DataError, match=re.escape(words)):
         open_source(settings(tmp_path, images, labels))
+
+
+def test_objects_in_files_of_their_own_are_not_of_single_pages(tmp_path):
+    pairs(tmp_path)
+    with pytest.raises(DataError, match=r"expected no \{page\} where every object has a file of its own"):
+        open_source(settings(tmp_path, labels="{}_z{page}_*.png", objects="files"))
 
 
 def test_one_pattern_without_the_other_is_refused():
