@@ -132,7 +132,7 @@ def stem(path: Path) -> str:
 
 def composed(name: str) -> str:
     """Return a name with "ä" as one character, which macOS writes as two."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def same_name(name: str) -> str:

@@ -209,13 +209,13 @@ def _stacks(root: Path) -> None:
 
 
 def _page_labels(root: Path) -> None:
-    """Write stacks of four pages, and a label file for pages 1 and 3 of each, counted from 1."""
+    """Write stacks of four pages, and a label file for pages 1 and 4 of each, counted from 1."""
     for number in range(4):
         scenes = [scene(10 * number + page) for page in range(4)]
         pages = np.stack([image for image, _ in scenes])
         (root / "stacks").mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(root / "stacks" / f"s{number}.tif", pages, imagej=True, metadata={"axes": "ZYX"})
-        for page in (1, 3):
+        for page in (1, 4):
             save(root / "drawn" / f"s{number}_z{page:02d}.png", classes(scenes[page - 1][1]))
 
 
@@ -273,7 +273,7 @@ TOOL_SETS = {
     ),
     "channel folders": ToolSet(
         _channel_folders,
-        "a file for each channel",
+        "a folder for each channel",
         {"images": ["DAPI/{}.tif", "GFP/{}.tif"], "labels": "masks/{}.tif"},
         ("0", "1", "2", "3", "4"),
         channels=2,
@@ -335,7 +335,7 @@ TOOL_SETS = {
         _page_labels,
         "a label file for each page",
         {"images": "stacks/{}.tif", "labels": "drawn/{}_z{page}.png", "sparse": True, "first_page": 1},
-        _pages(STACKS, (0, 2)),
+        _pages(STACKS, (0, 3)),
         tuple(each for each in STACKS for _ in range(2)),
         new="stacks",
     ),

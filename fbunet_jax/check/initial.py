@@ -1,9 +1,12 @@
 """The first dataset.toml and fbunet.toml of a user's folder, with comments; what is a guess is marked as PROPOSED."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbunet_jax.check.naming import Reading
+from fbunet_jax.check.naming_words import files_table, groups_in_names
 from fbunet_jax.check.proposals import ClassProposal, group_patterns
 from fbunet_jax.data.layouts.description import as_toml
 from fbunet_jax.models.methods import fits_replace
@@ -29,6 +32,8 @@ class Facts:
       folds: proposed number of folds.
       group_pattern: that they take; empty if every file can be a group.
       division: what there is to say about the folds, in a sentence; empty if every class is in every part.
+      naming: how the files are called; None if the layout says it.
+      objects: why the labels are proposed to number objects; empty if they are not.
     """
 
     root: Path
@@ -45,6 +50,8 @@ class Facts:
     folds: int
     group_pattern: str
     division: str
+    naming: Reading | None = None
+    objects: str = ""
 
 
 def plain_name(root: Path) -> str:
@@ -63,20 +70,20 @@ def dataset_toml(facts: Facts) -> str:
         "# What the files beside this one mean. Written by fbunet init from what it found; lines marked PROPOSED are",
         "# guesses: confirm or change them. fbunet check says whether the files agree with this description.",
         "#",
-        *_description(facts),
+        *_description(facts, "files"),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _description(facts: Facts) -> list[str]:
-    """Return the lines of a description, with comments."""
+def _description(facts: Facts, files: str) -> list[str]:
+    """Return the lines of a description, with comments; the names of the files in a table of this name."""
     proposal = facts.classes
     lines = [
         f"# Found: {facts.summary}",
         f"# Values in the labels: {facts.values or 'no label could be read; fbunet check says why'}",
         "",
         "# Name = value in the label files, in class order.",
-        f"# PROPOSED: {proposal.reason}",
+        *textwrap.wrap(f"# PROPOSED: {proposal.reason}", 118, subsequent_indent="# "),
     ]
     if proposal.classes:
         lines.append(f"classes = {as_toml(proposal.classes)}")
@@ -86,7 +93,8 @@ def _description(facts: Facts) -> list[str]:
     if proposal.ignore_value is None:
         lines.append("# ignore_value = 255")
     else:
-        lines.append(f"# PROPOSED: {proposal.ignore_value} is far from the other values: perhaps unlabelled pixels.")
+        far = f"{proposal.ignore_value} is far from the other values: perhaps unlabelled pixels."
+        lines.append(f"# PROPOSED: {far if proposal.ignore_value else '0 is what was not drawn on.'}")
         lines.append(f"ignore_value = {proposal.ignore_value}")
     lines += ["", "# Order of the axes of files with more than two dimensions, such as YXC or ZYX."]
     if facts.axes:
@@ -95,8 +103,16 @@ def _description(facts: Facts) -> list[str]:
         lines += [f"# To be set: {facts.axes_unknown}", '# axes = "ZYX"']
     else:
         lines += ["# Not needed: the files have two dimensions, or name their axes.", '# axes = "ZYX"']
-    lines += [
-        "",
+    lines += ["", *_groups(facts), "", *_feedback_comment(facts)]
+    return [*lines, *(files_table(facts.naming, files, facts.objects) if facts.naming else [])]
+
+
+def _groups(facts: Facts) -> list[str]:
+    """Return the lines on the groups of the images."""
+    if facts.naming and (said := groups_in_names(facts.naming.files)):
+        where = "the pages of a stack" if said == "{page}" else f"what has the same {said}, see [files]"
+        return ["# Images of one group (animal, slide, place) stay in one part of a fold.", f"# Here: {where}."]
+    lines = [
         "# Images of one group (animal, slide, place) stay in one part of a fold; what the brackets capture in a",
         "# file's name is its group. Without it every file is a group of its own.",
     ]
@@ -109,7 +125,7 @@ def _description(facts: Facts) -> list[str]:
         lines.append(f"# group_pattern = {as_toml(groups[0])}")
     else:
         lines.append('# group_pattern = "^(mouse[0-9]+)_"')
-    return [*lines, "", *_feedback_comment(facts)]
+    return lines
 
 
 def _feedback_comment(facts: Facts) -> list[str]:
@@ -137,8 +153,10 @@ def config_toml(facts: Facts, train: str, *, elsewhere: bool = False, describes:
     """
     mode = feedback_mode(facts.channels, len(facts.classes.classes))
     folds = f"folds = {facts.folds}    # cross-validation"
+    if facts.naming and facts.naming.has_parts:
+        folds = 'fold_scheme = "split"    # one fold, whose parts are those of {split} in the names\nfolds = 1'
     root = f"root = {as_toml(str(facts.root))}" if elsewhere else 'root = "."    # the folder of this file'
-    described = "\n".join(["", *_description(facts), ""]) if describes else ""
+    described = "\n".join(["", *_description(facts, "data.files"), ""]) if describes else ""
     if facts.group_pattern and facts.layout != "folder":  # the others have a dataset.toml
         folds += f"\ngroup_pattern = {as_toml(facts.group_pattern)}"
     if facts.division:

@@ -75,15 +75,15 @@ def propose_classes(
         name = names.get(value, "background" if value == 0 else f"class_{value}")
         classes[f"{name}_{value}" if name in classes else name] = value
     reason = "The names are those of the palette's colours." if palette else "The names are made up: change them."
-    if _may_be_objects(classes.values(), spread):
+    if may_be_objects(classes.values(), spread):
         reason += (
-            " If the values number objects (1, 2, 3, … in each image), these are no classes: give every object the "
-            "value of its class first."
+            " If the values number objects (1, 2, 3, … in each image), these are not classes: set objects = "
+            '"numbered" in [files] and classes = {background = 0, object = 1}.'
         )
     return ClassProposal(classes, ignore, reason)
 
 
-def _may_be_objects(values: Collection[int], spread: Mapping[int, float] | None) -> bool:
+def may_be_objects(values: Collection[int], spread: Mapping[int, float] | None) -> bool:
     """Say whether values look like numbers of objects: from 0 on without a gap, the higher ones in fewer files."""
     shares = [(spread or {}).get(value, 0) for value in sorted(values)]
     consecutive = sorted(values) == list(range(len(values)))

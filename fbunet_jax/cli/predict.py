@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -17,6 +17,8 @@ from fbunet_jax.runs.interruption import raise_dropped, raise_on_signals
 from fbunet_jax.user_files import expand, real
 
 if TYPE_CHECKING:
+    from fbunet_jax.data.faults import Fault
+    from fbunet_jax.inference.inputs import InputImage
     from fbunet_jax.inference.label_values import ClassValues
     from fbunet_jax.inference.measurements import PageSummary
     from fbunet_jax.inference.output_folder import OutputFolder
@@ -34,7 +36,8 @@ class Arguments:
     run: Annotated[str, tyro.conf.Positional]
     """Run directory, such as runs/quickstart/feedback-convlstm."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Images (TIFF, PNG, JPEG, OME-Zarr; one or many pages), or folders of images."""
+    """Images (TIFF, PNG, JPEG, OME-Zarr; one or many pages), or folders of images. Channels in several files are joined
+    where the run's were."""
     out: str
     """Folder for the results; created."""
     fold: int | None = None
@@ -82,7 +85,8 @@ def command(options: Sequence[str], prog: str) -> int:
     # as Ctrl-C does, so that unfinished files are removed, see cli/train.py
     raise_on_signals()
     from fbunet_jax.data.readers.tiff import check_axes
-    from fbunet_jax.inference.images import find_images
+    from fbunet_jax.inference.file_names import naming_of
+    from fbunet_jax.inference.inputs import find_images
     from fbunet_jax.inference.label_values import known_label_values
     from fbunet_jax.inference.output_folder import OutputFolder
     from fbunet_jax.inference.predictor import Tiles, load
@@ -91,11 +95,14 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.runs.directory import Run
 
     check_axes(arguments.axes)
-    files = find_images([expand(image) for image in arguments.images])
+    run = Run(Path(arguments.run))
+    found = find_images([expand(image) for image in arguments.images], naming_of(run))
+    images, files = found.images, [file for image in found.images for file in image.files]
     chunked = arguments.format == "ome-zarr" or (not arguments.format and any(map(is_zarr, files)))
     if not chunked:
         check_alone(arguments.shard, arguments.chunk)
-    run = Run(Path(arguments.run))
+    if found.faults and (chunked or not images):
+        raise DataError(_sentences(found.faults))
     predictor = load(run.path, fold=arguments.fold, precision=arguments.precision)
     raise_dropped()  # a signal while checkpoints were read
     label_values, unknown = known_label_values(run)
@@ -105,32 +112,39 @@ def command(options: Sequence[str], prog: str) -> int:
     settings = Settings(**given, label_values=label_values, alpha=data.alpha, no_data=data.no_data)
     tiling = predictor.tiling(Tiles(settings.tile, settings.overlap, settings.batch))
     folder = OutputFolder(expand(arguments.out))
-    steps = {str(fold.fold): fold.step for fold in predictor.folds}
-    made_with = {"run": str(real(run.path)), "checkpoints": steps, "class_names": predictor.class_names}
-    made_with |= asdict(settings) | {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
-    # what decides the bytes, however it was found
-    made_with["classes"] = settings.classes(predictor.class_names).written
-    del made_with["labels"], made_with["label_values"]
-    for name in ("alpha", "no_data"):
-        if made_with[name] == "refuse":  # what earlier versions did, who did not say so
-            del made_with[name]
+    made_with = {"run": str(real(run.path)), **_made_with(predictor, settings)}
+    made_with |= {"tile": tiling.tile, "overlap": tiling.overlap, "precision": arguments.precision}
     if unknown and arguments.labels == "values":
         print(f"Warning: {unknown}")
+    for sentence in found.passed_over:
+        print(sentence)
     if chunked:
         from fbunet_jax.cli.predict_chunks import Request, predict_chunks
 
         made_with["weights"] = {str(fold.fold): fold.fingerprint() for fold in predictor.folds}
         request = Request(arguments.shard, arguments.chunk, arguments.overwrite, made_with)
-        return predict_chunks(predictor, files, folder, settings, request)
+        return predict_chunks(predictor, images, folder, settings, request)
     made_with |= {"format": "tiff"}
-    folder.begin(made_with, files, overwrite=arguments.overwrite)
-    folds = ", ".join(steps)
+    folder.begin(made_with, images, overwrite=arguments.overwrite)
+    folds = f"{_plural('fold', len(predictor.folds))} {', '.join(str(fold.fold) for fold in predictor.folds)}"
     print(
-        f"{len(files)} {_plural('image', len(files))}; {_plural('fold', len(steps))} {folds} of {run.path}; "
+        f"{len(images)} {_plural('image', len(images))}; {folds} of {run.path}; "
         f"tiles of {tiling.tile} pixels, overlapping by {tiling.overlap}",
         flush=True,
     )
-    return _segment(predictor, files, folder, settings)
+    return _segment(predictor, images, folder, settings, found.faults)
+
+
+def _made_with(predictor: "Predictor", settings: "Settings") -> dict[str, Any]:
+    """Return what decides the bytes of the results, however it was found."""
+    steps = {str(fold.fold): fold.step for fold in predictor.folds}
+    made_with = {"checkpoints": steps, "class_names": predictor.class_names, **asdict(settings)}
+    made_with["classes"] = settings.classes(predictor.class_names).written
+    del made_with["labels"], made_with["label_values"]
+    for name in ("alpha", "no_data"):
+        if made_with[name] == "refuse":  # what earlier versions did, who did not say so
+            del made_with[name]
+    return made_with
 
 
 def check_alone(shard: str, chunk: int | None) -> None:
@@ -148,14 +162,21 @@ def check_alone(shard: str, chunk: int | None) -> None:
         )
 
 
-def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolder", settings: "Settings") -> int:
+def _segment(
+    predictor: "Predictor",
+    images: Sequence["InputImage"],
+    folder: "OutputFolder",
+    settings: "Settings",
+    lacking: Sequence["Fault"] = (),
+) -> int:
+    """Segment the images; those that lack a channel are reported with those that cannot be segmented."""
     from fbunet_jax.inference.measurements import write_label_next, write_summary
 
     pages: list[PageSummary] = []
-    faults: list[str] = []
+    faults = [str(fault) for fault in lacking]
     started = time.monotonic()
     try:
-        _segment_files(predictor, files, folder, settings, (pages, faults))
+        _segment_images(predictor, images, folder, settings, (pages, faults))
     finally:  # also when interrupted, or when the disk is full
         if pages:
             write_summary(folder.summary, pages, predictor.class_names)
@@ -165,29 +186,31 @@ def _segment(predictor: "Predictor", files: Sequence[Path], folder: "OutputFolde
         _report(pages, folder, settings, settings.classes(predictor.class_names), seconds)
     if faults:
         names = "\n".join(f"  {fault}" for fault in faults)
+        count = len(images) + len(lacking)
+        what = "image" if lacking or any(len(image.files) > 1 for image in images) else "file"
         print(
-            f"Error: {len(faults)} of {len(files)} {_plural('file', len(files))} could not be segmented:\n{names}",
+            f"Error: {len(faults)} of {count} {_plural(what, count)} could not be segmented:\n{names}",
             file=sys.stderr,
         )
         return 2
     return 0
 
 
-def _segment_files(
+def _segment_images(
     predictor: "Predictor",
-    files: Sequence[Path],
+    images: Sequence["InputImage"],
     folder: "OutputFolder",
     settings: "Settings",
     found: tuple[list["PageSummary"], list[str]],
 ) -> None:
-    """Add every page that is segmented, and a sentence for every file that cannot be, to what is found."""
+    """Add every page that is segmented, and a sentence for every image that cannot be, to what is found."""
     from fbunet_jax.inference.segment_file import segment_file
 
     pages, faults = found
     started = time.monotonic()
     # one unit an image, so that the end is known before every file has been opened
     layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=len(files), bar_format=layout, disable=None, file=sys.stderr) as bar:
+    with tqdm(total=len(images), bar_format=layout, disable=None, file=sys.stderr) as bar:
         pixels = 0
 
         def done(count: int, share: float) -> None:
@@ -197,9 +220,10 @@ def _segment_files(
             bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - started):.2f} megapixels/s", refresh=False)
             bar.update(share)
 
-        for number, file in enumerate(files, start=1):
+        for number, image in enumerate(images, start=1):
+            file = image.path
             try:
-                pages += segment_file(predictor, file, folder, settings, done)
+                pages += segment_file(predictor, image, folder, settings, done)
             except DataError as error:
                 faults.append(str(error))
             except DeviceError as error:  # every other file may fail as well
@@ -255,6 +279,12 @@ def _report(
 def _place(page: "PageSummary", pages: Sequence["PageSummary"]) -> str:
     several = any(other.page for other in pages if other.image == page.image)
     return f"{page.image}, page {page.page}" if several else page.image
+
+
+def _sentences(faults: Sequence["Fault"]) -> str:
+    """Return the first faults, and how many more there are."""
+    more = f" The same holds for {len(faults) - SHOWN} more." if len(faults) > SHOWN else ""
+    return " ".join(str(fault) for fault in faults[:SHOWN]) + more
 
 
 def _plural(word: str, count: int) -> str:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from fbunet_jax.cli.distributed import launched
 from fbunet_jax.errors import ConfigError
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.predictor import Predictor, default_batch
 from fbunet_jax.inference.segment_file import Settings
@@ -40,7 +40,7 @@ class Request:
 
 
 def predict_chunks(
-    predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, request: Request
+    predictor: Predictor, images: Sequence[InputImage], folder: OutputFolder, settings: Settings, request: Request
 ) -> int:
     """Segment this shard's chunks that are not on disk; return the exit code."""
     shard = Shard.parse(request.shard) if request.shard else own_shard()
@@ -50,12 +50,12 @@ def predict_chunks(
             "the first of them starts, or choose another with --out."
         )
     chunk = DEFAULT_CHUNK if request.chunk is None else request.chunk
-    volumes = describe_volumes(predictor, files, folder, settings, chunk)
+    volumes = describe_volumes(predictor, images, folder, settings, chunk)
     made_with = {"format": "ome-zarr", "chunk": chunk, **request.made_with, "images": record_of(volumes)}
     # overlays are not written, and the number of tiles at once must not change with the machine
     del made_with["overlays"]
     made_with["batch"] = settings.batch or default_batch()
-    folder.join(made_with, files, overwrite=request.overwrite)
+    folder.join(made_with, images, overwrite=request.overwrite)
     for volume in volumes:
         volume.create()
     again = "the same command without --overwrite" if request.overwrite else "the same command"

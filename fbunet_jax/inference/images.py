@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Alpha
-from fbunet_jax.data.folds import natural_key
-from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, open_tiff, read_image, read_opened
+from fbunet_jax.data.readers.image_files import open_tiff, read_image, read_opened
 from fbunet_jax.data.readers.pixels import intensities, without_alpha
 from fbunet_jax.data.readers.tiff import CHANNEL_AXES, PAGE_AXES, arrange
 from fbunet_jax.data.readers.tiff_meaning import has_alpha
@@ -22,7 +21,7 @@ from fbunet_jax.inference.axes import Axis, stacks
 from fbunet_jax.inference.pixel_size import PixelSize, read_pixel_size, resolution_tags
 from fbunet_jax.inference.tiff_regions import TiffRegions
 from fbunet_jax.inference.zarr_input import is_zarr, open_zarr
-from fbunet_jax.user_files import is_clutter, is_text, listed, missing, real, stem, suffix
+from fbunet_jax.user_files import is_text, suffix
 
 WHOLE_VALUES = 2**26
 """TIFFs with more values than this are not read at once."""
@@ -37,16 +36,17 @@ Read = Callable[[int, slice, slice], NDArray]
 
 @dataclass(frozen=True)
 class OpenImage:
-    """One file of one or more pages.
+    """An image of one or more pages: a file, or one for each channel.
 
     Attributes:
-      path: of the file.
+      path: of the file, or of that of the first channel.
       axes: of the pages, in the order in which they are counted, then y and x.
       channels: number of channels.
       read: gives a rectangle of a page.
       dtype: of the stored values.
       resolution: the size of a pixel as arguments of `tifffile.imwrite`, for TIFFs without other metadata.
       kind: whose metadata it has, "imagej" or "ome"; empty for neither.
+      name: of its results; empty until it is known.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class OpenImage:
     dtype: np.dtype
     resolution: Mapping[str, Any] = field(default_factory=dict)
     kind: str = ""
+    name: str = ""
 
     @property
     def pages(self) -> int:
@@ -85,57 +86,6 @@ class OpenImage:
     def rows(self, page: int) -> Rows:
         """Return the reader of one page."""
         return lambda first, last: self.read(page, slice(first, last), slice(None))
-
-
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """Return the image files among files and folders, folders in natural order and not deeper.
-
-    Raises:
-      DataError: an input does not exist, a folder has no image, or two files would get one name. The same file
-        given twice counts once.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if _is_passed_over(path):
-            continue
-        if is_zarr(path):
-            files.append(path)
-        elif path.is_dir():
-            found = [each for each in listed(path) if suffix(each) in IMAGE_SUFFIXES or is_zarr(each)]
-            found.sort(key=lambda each: natural_key(each.name))
-            if not found:
-                inner = next((each.name for each in listed(path) if each.is_dir()), "")
-                hint = f" It has a folder {inner}; give {path / inner}." if inner else ""
-                kinds = ", ".join((*IMAGE_SUFFIXES, ".zarr"))
-                raise DataError(f"{path} has no image: expected files of {kinds}.{hint}")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"{path} {missing(path)}. Give an image or a folder of images.")
-    names: dict[str, Path] = {}
-    for file in dict.fromkeys(files):
-        if name_of(file) in ("", ".", ".."):
-            raise DataError(f"{file} has no name that its results could have. Rename it.")
-        other = names.setdefault(name_of(file), file)
-        if other != file and real(other) != real(file):
-            raise DataError(
-                f"{other} and {file} have the same name, so one result would overwrite the other. Segment them into "
-                "different folders."
-            )
-    return list(names.values())
-
-
-def _is_passed_over(path: Path) -> bool:
-    """Say whether an input is what a shell's * gives beside images, such as @eaDir and Thumbs.db."""
-    if path.name == ".." or not is_clutter(path.name):
-        return False
-    return path.is_dir() or suffix(path) not in IMAGE_SUFFIXES or path.name.startswith(("._", "~$"))
-
-
-def name_of(file: Path) -> str:
-    """Return the name of an image's results: "07" for 07.tif and 07.ome.tif."""
-    return stem(file)
 
 
 def as_pages(image: NDArray, channels: int, *, stack: bool) -> NDArray:

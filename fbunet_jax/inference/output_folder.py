@@ -1,18 +1,18 @@
 """The folder of a prediction: what lies where, what may be replaced, and who may join in."""
 
 import json
+import re
 import shutil
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fbunet_jax.errors import DataError, RunError
-from fbunet_jax.inference.images import name_of
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.outputs import UNFINISHED, short_hash
 from fbunet_jax.runs.disks import scratch_folder
 from fbunet_jax.runs.files import create_once, read_json, write_atomically
-from fbunet_jax.user_files import is_text, listed, real
+from fbunet_jax.user_files import is_text, listed, real, same_name
 
 
 class OutputFolder:
@@ -46,7 +46,7 @@ class OutputFolder:
         """Return a file that does not outlive the command."""
         return self.path / f"{UNFINISHED}{short_hash(name)}-{what}"
 
-    def begin(self, settings: dict[str, Any], images: Sequence[Path] = (), *, overwrite: bool) -> None:
+    def begin(self, settings: dict[str, Any], images: Sequence[InputImage] = (), *, overwrite: bool) -> None:
         """Create the folder, remove earlier results, and record what the new ones are made with.
 
         Args:
@@ -56,7 +56,7 @@ class OutputFolder:
 
         Raises:
           RunError: it holds results that may not be replaced, or files that are not results.
-          DataError: its disk takes the names of two images for one.
+          DataError: results of two images would lie in one place, or its disk takes their names for one.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: expected a folder. Choose another with --out.")
@@ -76,7 +76,7 @@ class OutputFolder:
         self._check_names(images)
         write_atomically(self.record, _as_text(settings))
 
-    def join(self, settings: dict[str, Any], images: Sequence[Path], *, overwrite: bool = False) -> None:
+    def join(self, settings: dict[str, Any], images: Sequence[InputImage], *, overwrite: bool = False) -> None:
         """Create the folder, or resume in one that was begun with the same settings, by whatever process.
 
         Args:
@@ -119,11 +119,9 @@ class OutputFolder:
 
     def _has_results(self) -> bool:
         """Say whether an image was finished."""
-        labels = self.path / "labels"
-        finished = labels.is_dir() and any(not each.name.startswith(UNFINISHED) for each in listed(labels))
-        return finished or self.summary.exists() or self.label_next.exists()
+        return _holds_a_result(self.path / "labels") or self.summary.exists() or self.label_next.exists()
 
-    def _remove_results(self, images: Sequence[Path]) -> None:
+    def _remove_results(self, images: Sequence[InputImage]) -> None:
         """Remove what this command writes, or results of other settings would stay beside the new ones."""
         for path in (*self._keep_apart(images), self.summary, self.label_next, *self.path.glob(f"{UNFINISHED}*")):
             if path.is_dir() and not path.is_symlink():
@@ -131,32 +129,60 @@ class OutputFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def _check_names(self, images: Sequence[Path]) -> None:
-        """Raise a DataError if two images would have one result, because the disk does not tell their names apart."""
-        alike: dict[str, Path] = {}
+    def _check_names(self, images: Sequence[InputImage]) -> None:
+        """Raise a DataError if results of two images would lie in one place, as names or as the disk has them."""
+        alike: dict[str, InputImage] = {}
         for image in images:
-            other = alike.setdefault(unicodedata.normalize("NFC", name_of(image)).casefold(), image)
+            other = alike.setdefault(same_name(image.name), image)
             if other is image:
                 continue
             with scratch_folder(self.path) as scratch:
-                (scratch / name_of(other)).touch()
-                is_one = (scratch / name_of(image)).exists()
+                for each in (other, image):
+                    (scratch / each.name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / other.name).touch()
+                is_one = (scratch / image.name).exists()
             if is_one:
                 raise DataError(
-                    f"{other} and {image} would have one result: the disk of {self.path} does not tell upper from "
-                    "lower case, or ways to write an accent. Rename one of them, or choose another --out."
+                    f"{other.path} and {image.path} would have one result: the disk of {self.path} does not tell upper "
+                    "from lower case, or ways to write an accent. Rename one of them, or choose another --out."
                 )
+        for name, image in alike.items():
+            for other_name in _names_in_the_way(name):
+                if other_name in alike:
+                    other = alike[other_name]
+                    raise DataError(
+                        f"The results of {image.path} ({image.name}) would lie among those of {other.path} "
+                        f"({other.name}). Segment them into different folders."
+                    )
 
-    def _keep_apart(self, images: Sequence[Path]) -> list[Path]:
+    def _keep_apart(self, images: Sequence[InputImage]) -> list[Path]:
         """Return the folders of results, among which none of the images may be."""
         results = [self.path / name for name in ("labels", "probabilities", "uncertainty", "overlays")]
         within = [real(folder) for folder in results]
-        places = {parent: real(parent) for parent in {image.parent for image in images}}
-        for image in images:
-            place = real(image) if image.is_symlink() else places[image.parent] / image.name
+        files = [file for image in images for file in image.files]
+        places = {parent: real(parent) for parent in {file.parent for file in files}}
+        for file in files:
+            place = real(file) if file.is_symlink() else places[file.parent] / file.name
             if any(place.is_relative_to(folder) for folder in within):
-                raise RunError(f"{image} is among the results in {self.path}. Choose another folder with --out.")
+                raise RunError(f"{file} is among the results in {self.path}. Choose another folder with --out.")
         return results
+
+
+def _holds_a_result(folder: Path) -> bool:
+    """Say whether a folder of label files, or one in it, holds a file that is complete."""
+    if not folder.is_dir():
+        return False
+    inner = (each for each in listed(folder) if not each.name.startswith(UNFINISHED))
+    return any(not each.is_dir() or _holds_a_result(each) for each in inner)
+
+
+def _names_in_the_way(name: str) -> Iterator[str]:
+    """Yield the names of images whose files would be folders of a name, or one of whose pages would be its picture."""
+    if page := re.fullmatch(r"(.+)/z[0-9]{3,}", name, re.DOTALL):
+        yield page[1]
+    for depth in range(1, name.count("/") + 1):
+        folder = name.rsplit("/", depth)[0]
+        yield from (folder.removesuffix(ending) for ending in (".tif", ".png", ".ome.zarr") if folder.endswith(ending))
 
 
 def _as_text(settings: dict[str, Any]) -> str:

@@ -160,7 +160,8 @@ def write_labels(
             # ImageJ takes the pages of its own stacks for one block of data
             options["compression"] = None
     elif kind == "ome":
-        name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{path.name} {json.dumps(table)}"))
+        file = f"{image.name}{path.suffix}" if image.name else path.name
+        name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{file} {json.dumps(table)}"))
         options["metadata"] = {"axes": axes, "Name": path.stem, "UUID": name, **ome_metadata(image.axes)}
         options["metadata"]["Description"] = json.dumps(table)
         options |= image.resolution

@@ -1,4 +1,4 @@
-"""One image file becomes its label file, maps, overlays and numbers."""
+"""One image becomes its label file, maps, overlays and numbers."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from fbunet_jax.config import Alpha, NoDataRule
 from fbunet_jax.errors import DataError
 from fbunet_jax.figures import draw_overlay
-from fbunet_jax.inference.images import OpenImage, name_of, open_image
+from fbunet_jax.inference.channels import open_input
+from fbunet_jax.inference.images import OpenImage
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.intensities import page_warning
 from fbunet_jax.inference.label_values import ClassValues
 from fbunet_jax.inference.measurements import PageSummary, UncertaintyMap, areas, count_objects
@@ -62,25 +64,25 @@ class Settings:
 
 
 def segment_file(
-    predictor: Predictor, path: Path, folder: OutputFolder, settings: Settings, done: Done
+    predictor: Predictor, given: InputImage, folder: OutputFolder, settings: Settings, done: Done
 ) -> list[PageSummary]:
-    """Segment every page of a file, and write its results.
+    """Segment every page of an image, and write its results.
 
     Args:
       predictor: the trained folds.
-      path: of the image.
+      given: the image.
       folder: where the results go.
       settings: how, and which files.
       done: called as pixels are done.
 
     Raises:
-      DataError: the file cannot be read or does not fit the network.
+      DataError: a file cannot be read or does not fit the network.
     """
-    name = name_of(path)
-    with open_image(path, settings.axes, settings.alpha) as image:
+    name = given.name
+    with open_input(given, settings.axes, settings.alpha) as image:
         if image.channels != predictor.channels:
-            raise DataError(other_channels(path, image.channels, predictor.channels))
-        folder.labels(name).parent.mkdir(exist_ok=True)
+            raise DataError(other_channels(given, image.channels, predictor.channels))
+        folder.labels(name).parent.mkdir(parents=True, exist_ok=True)
         pages = []
         shape = (image.pages, image.height, image.width)
         with (
@@ -101,17 +103,16 @@ def segment_file(
     return pages
 
 
-def other_channels(path: Path, found: int, expected: int) -> str:
+def other_channels(image: InputImage, found: int, expected: int) -> str:
     """Return what to say of an image whose channels are not those of the network."""
+    files = " and ".join(map(str, image.files))
     message = (
-        f"{path} has {found} channel{'s' if found != 1 else ''}, but the network was trained with {expected}. Give "
-        "images of the same kind as the training images."
+        f"{files} {'has' if len(image.files) == 1 else 'have'} {found} channel{'s' if found != 1 else ''}, but the "
+        f"network was trained with {expected}. Give images of the same kind as the training images."
     )
-    if suffix(path) in (".tif", ".tiff"):
+    if suffix(image.path) in (".tif", ".tiff"):
         message += " --axes says what the axes of a TIFF are."
-    if name_of(path).endswith("_0000"):
-        message += " Channels in separate files (nnU-Net) have to be joined into one file first."
-    return message
+    return message + (image.hint if found < expected else "")
 
 
 def _segment_page(
@@ -147,7 +148,7 @@ def _summary(
     profiles = count_objects(labels[None], classes)[0].tolist()
     entropy, disagreement = uncertainty.mean()
     return PageSummary(
-        name_of(image.path),
+        image.name,
         page,
         image.height,
         image.width,
@@ -175,7 +176,7 @@ def _in_three_dimensions(
 @contextlib.contextmanager
 def _maps(predictor: Predictor, image: OpenImage, folder: OutputFolder, settings: Settings) -> Iterator[WriteMaps]:
     """Yield a function that writes a band's probabilities and uncertainty; the files are complete afterwards."""
-    name = name_of(image.path)
+    name = image.name
     uncertainties = ["entropy", "disagreement"] if len(predictor.folds) > 1 else ["entropy"]
     wanted: list[tuple[Path, list[str], Any]] = []
     if settings.probabilities:
@@ -185,7 +186,7 @@ def _maps(predictor: Predictor, image: OpenImage, folder: OutputFolder, settings
     files: list[Planes] = []
     try:
         for path, planes, dtype in wanted:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             shape: tuple[int, ...] = (len(planes), image.height, image.width)
             shape = (image.pages, *shape) if image.stacked else shape
             metadata = {"planes": planes, **_origin(predictor)}

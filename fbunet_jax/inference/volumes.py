@@ -5,13 +5,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fbunet_jax.errors import ConfigError, DataError
-from fbunet_jax.inference.images import OpenImage, name_of, open_image
+from fbunet_jax.inference.channels import open_input
+from fbunet_jax.inference.images import OpenImage
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.intensities import page_warning
 from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.prediction import Band
@@ -20,7 +21,7 @@ from fbunet_jax.inference.segment_file import Settings, other_channels
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.inference.zarr_input import is_zarr
 from fbunet_jax.inference.zarr_output import ZarrImage, channel_metadata, label_metadata
-from fbunet_jax.user_files import real
+from fbunet_jax.user_files import real, stem
 
 DEFAULT_CHUNK = 1024
 CHUNK_UNIT = 16
@@ -76,23 +77,24 @@ class Volume:
     """
 
     def __init__(
-        self, image: OpenImage, predictor: Predictor, folder: OutputFolder, settings: Settings, chunk: int
+        self, given: InputImage, predictor: Predictor, folder: OutputFolder, settings: Settings, chunk: int
     ) -> None:
         """Describe the outputs of an image, which is not kept open; nothing is created yet.
 
         Raises:
-          DataError: the channels are not those of the network.
+          DataError: a file cannot be used, or the channels are not those of the network.
         """
-        if image.channels != predictor.channels:
-            raise DataError(other_channels(image.path, image.channels, predictor.channels))
-        self.path, self.axes, self.dtype = image.path, image.axes, image.dtype
-        self._pages, self._height, self._width = image.pages, image.height, image.width
+        with open_input(given, settings.axes, settings.alpha) as image:
+            if image.channels != predictor.channels:
+                raise DataError(other_channels(given, image.channels, predictor.channels))
+            self.given, self.axes, self.dtype = given, image.axes, image.dtype
+            self._pages, self._height, self._width = image.pages, image.height, image.width
         self._predictor, self._chunk, self._settings = predictor, chunk, settings
         self._opened = contextlib.ExitStack()
         self._image: OpenImage | None = None
-        name = f"{name_of(image.path)}.ome.zarr"
+        name = f"{given.name}.ome.zarr"
         self.classes = settings.classes(predictor.class_names)
-        self.labels = ZarrImage(folder.path / "labels" / name, image.axes, self.classes.dtype, chunk)
+        self.labels = ZarrImage(folder.path / "labels" / name, self.axes, self.classes.dtype, chunk)
         self.maps: dict[str, tuple[ZarrImage, list[str]]] = {}
         kinds: list[tuple[str, bool, list[str], Any]] = [
             ("probabilities", settings.probabilities, list(predictor.class_names), np.float16),
@@ -100,7 +102,7 @@ class Volume:
         ]
         for kind, wanted, names, dtype in kinds:
             if wanted:
-                array = ZarrImage(folder.path / kind / name, image.axes, dtype, chunk, len(names))
+                array = ZarrImage(folder.path / kind / name, self.axes, dtype, chunk, len(names))
                 self.maps[kind] = array, names
         self._windows: tuple[int, PageWindows] | None = None
 
@@ -117,8 +119,8 @@ class Volume:
     def create(self) -> None:
         """Create the arrays, or open them if they are there."""
         here, source = self.labels.path, ""
-        if is_zarr(self.path):  # viewers open it together with the labels
-            source = os.path.relpath(real(self.path), real(here))
+        if is_zarr(self.given.path):  # viewers open it together with the labels
+            source = os.path.relpath(real(self.given.path), real(here))
         self.labels.create(label_metadata(self.classes, source))
         for array, names in self.maps.values():
             array.create(channel_metadata(names))
@@ -143,7 +145,7 @@ class Volume:
         """
         warning, settings = "", self._settings
         if self._image is None:
-            self._image = self._opened.enter_context(open_image(self.path, settings.axes, settings.alpha))
+            self._image = self._opened.enter_context(open_input(self.given, settings.axes, settings.alpha))
         if self._windows is None or self._windows[0] != chunk.page:
             tiles = Tiles(settings.tile, settings.overlap, settings.batch, settings.tta)
             warning = page_warning(self._predictor, self._image, chunk.page, settings.no_data)
@@ -166,7 +168,7 @@ class Volume:
 
 
 def describe_volumes(
-    predictor: Predictor, files: Sequence[Path], folder: OutputFolder, settings: Settings, chunk: int
+    predictor: Predictor, images: Sequence[InputImage], folder: OutputFolder, settings: Settings, chunk: int
 ) -> list[Volume]:
     """Describe the inputs and their outputs, one after the other, in an order that is the same in every process.
 
@@ -178,12 +180,9 @@ def describe_volumes(
         raise ConfigError(
             f"--chunk {chunk}: expected a multiple of {CHUNK_UNIT}, at least {CHUNK_UNIT}, such as {DEFAULT_CHUNK}."
         )
-    volumes = []
     # not as they are given: a shell sorts *.zarr by its language
-    for file in sorted(files, key=Path.resolve):
-        with open_image(file, settings.axes, settings.alpha) as image:
-            volumes.append(Volume(image, predictor, folder, settings, chunk))
-    return volumes
+    ordered = sorted(images, key=lambda image: image.path.resolve())
+    return [Volume(image, predictor, folder, settings, chunk) for image in ordered]
 
 
 def parts_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, Iterator[Chunk]]]:
@@ -197,8 +196,12 @@ def parts_of(volumes: Sequence[Volume], shard: Shard) -> Iterator[tuple[Volume, 
 
 
 def record_of(volumes: Sequence[Volume]) -> dict[str, Any]:
-    """Return what prediction.json says of the inputs."""
-    return {
-        str(real(volume.path)): {"shape": [axis.size for axis in volume.axes], "dtype": str(volume.dtype)}
-        for volume in volumes
-    }
+    """Return what prediction.json says of the inputs: name and files where the first file does not say them."""
+    record: dict[str, Any] = {}
+    for volume in volumes:
+        given = volume.given
+        found: dict[str, Any] = {"shape": [axis.size for axis in volume.axes], "dtype": str(volume.dtype)}
+        found |= {"name": given.name} if given.name != stem(given.path) else {}
+        found |= {"files": [str(real(file)) for file in given.files]} if len(given.files) > 1 else {}
+        record[str(real(given.path))] = found
+    return record

@@ -25,6 +25,7 @@ from fbunet_jax.figures import class_colours
 from fbunet_jax.inference import images as inference_images
 from fbunet_jax.inference import outputs
 from fbunet_jax.inference import segment_file as segmenting
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.measurements import PageSummary
 from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.training.fold import train
@@ -158,7 +159,9 @@ def test_bands_and_scratch_files_give_the_same_files(work, result, monkeypatch, 
     settings = segmenting.Settings(tile=64, probabilities=True)
     told = []
     predictor = fbunet_jax.load(work / "run")
-    segmenting.segment_file(predictor, work / "in/10.tif", folder, settings, lambda *each: told.append(each))
+    segmenting.segment_file(
+        predictor, InputImage.alone(work / "in/10.tif"), folder, settings, lambda *each: told.append(each)
+    )
     for kind in ("labels", "probabilities"):
         found = tifffile.imread(tmp_path / kind / "10.tif")
         np.testing.assert_allclose(found, tifffile.imread(work / "out" / kind / "10.tif"), atol=1e-3)
@@ -201,15 +204,15 @@ def segmented(tmp_path, monkeypatch):
     """Return a function that runs the loop over a.tif, b.tif and c.tif, where b.tif raises an error."""
 
     def run(error):
-        def segment(_, path, *__):
-            if path.name == "b.tif":
+        def segment(_, image, *__):
+            if image.name == "b":
                 raise error
             counts = np.array([3, 1])
-            return [PageSummary(path.stem, 0, 2, 2, counts, [1, 1], [1, 1], 2, 1.2e-5, None, [], "")]
+            return [PageSummary(image.name, 0, 2, 2, counts, [1, 1], [1, 1], 2, 1.2e-5, None, [], "")]
 
         monkeypatch.setattr(segmenting, "segment_file", segment)
-        folder, files = OutputFolder(tmp_path), [Path(f"{name}.tif") for name in "abc"]
-        return predict_command._segment(Stub(), files, folder, segmenting.Settings())
+        folder, given = OutputFolder(tmp_path), [InputImage.alone(Path(f"{name}.tif")) for name in "abc"]
+        return predict_command._segment(Stub(), given, folder, segmenting.Settings())
 
     return run
 

@@ -25,7 +25,7 @@ from fbunet_jax.config import load_config
 from fbunet_jax.data.layouts.synthetic import synthetic_image
 from fbunet_jax.figures import class_colours
 from fbunet_jax.inference import images, volumes, zarr_output
-from fbunet_jax.inference.images import open_image
+from fbunet_jax.inference.channels import open_input
 from fbunet_jax.inference.volumes import Shard
 from fbunet_jax.inference.windows import PageWindows
 from fbunet_jax.runs.trained import TrainedFold
@@ -206,13 +206,13 @@ def test_several_inputs_are_one_job_in_whatever_order_and_one_is_open_at_a_time(
 
     @contextlib.contextmanager
     def counting(*arguments):
-        with open_image(*arguments) as image:
+        with open_input(*arguments) as image:
             opened.append(image.path.name)
             assert len(opened) == 1
             yield image
         opened.pop()
 
-    monkeypatch.setattr(volumes, "open_image", counting)
+    monkeypatch.setattr(volumes, "open_input", counting)
     for shard, order in (("1/2", inputs), ("2/2", inputs[::-1])):
         command = ["predict", str(work / "run"), *map(str, order), "--out", str(tmp_path / "out"), *TILES]
         assert main([*command, "--shard", shard]) == 0

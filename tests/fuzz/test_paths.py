@@ -17,7 +17,7 @@ from fbunet_jax.cli import main
 from fbunet_jax.config import Config, DataConfig, load_config
 from fbunet_jax.data.download import PUBLISHED, registry
 from fbunet_jax.errors import ConfigError, DataError
-from fbunet_jax.inference.images import find_images
+from fbunet_jax.inference.inputs import find_images
 from fbunet_jax.runs.directory import default_path
 from fbunet_jax.training.fold import train
 

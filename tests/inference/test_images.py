@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
 from fbunet_jax.data.readers.image_files import read_image
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference import images, tiff_regions
 from fbunet_jax.inference.axes import Axis
-from fbunet_jax.inference.images import find_images, name_of, open_image
+from fbunet_jax.inference.images import open_image
 
 RANDOM = np.random.default_rng(0)
 KINDS = {
@@ -108,29 +107,6 @@ def test_the_resolution_of_a_tiff_becomes_micrometres(large, tmp_path, monkeypat
         assert image.axes == (Axis("y", 7), Axis("x", 5))
 
 
-def test_folders_are_searched_in_natural_order_and_other_files_left_out(tmp_path):
-    for name in ("10.tif", "9.png", ".hidden.tif", "notes.txt", "b.JPG"):
-        (tmp_path / name).touch()
-    (tmp_path / "inner").mkdir()
-    assert [path.name for path in find_images([tmp_path])] == ["9.png", "10.tif", "b.JPG"]
-    assert find_images([tmp_path / "10.tif", tmp_path]) == [tmp_path / name for name in ("10.tif", "9.png", "b.JPG")]
-
-
-def test_inputs_that_give_nothing_are_named(tmp_path):
-    (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"has no image: .* It has a folder images; give .*images\."):
-        find_images([tmp_path])
-    with pytest.raises(DataError, match="nowhere does not exist"):
-        find_images([tmp_path / "nowhere"])
-    for name in ("a.tif", "images/a.png"):
-        Image.new("L", (2, 2)).save(tmp_path / name)
-    (tmp_path / "images/../images/b.tif").touch()
-    twice = [tmp_path / "images/b.tif", tmp_path / "images/../images/b.tif"]
-    assert find_images(twice) == twice[:1]
-    with pytest.raises(DataError, match="the same name"):
-        find_images([tmp_path / "a.tif", tmp_path / "images"])
-
-
 @pytest.mark.parametrize("whole_values", [images.WHOLE_VALUES, 0], ids=["small", "large"])
 def test_a_tiff_is_opened_once(whole_values, tmp_path, monkeypatch):
     opened, initialise = [], tifffile.TiffFile.__init__
@@ -145,29 +121,3 @@ def test_a_tiff_is_opened_once(whole_values, tmp_path, monkeypatch):
     with open_image(path, "") as image:
         image.read(0, slice(0, 16), slice(0, 16))
     assert opened == [path]
-
-
-def test_clutter_is_passed_over_and_files_of_one_name_are_refused(tmp_path):
-    names = ("A00.OME.TIF", "a01.ome.tif", "._a00.tif", "~$a.tif", "Thumbs.db", "a.tif:Zone.Identifier")
-    for name in names:
-        (tmp_path / name).touch()
-    (tmp_path / "@eaDir").mkdir()
-    # as a folder, and as a shell's * gives it
-    for inputs in ([tmp_path], sorted(tmp_path.iterdir())):
-        assert [file.name for file in find_images(inputs)] == ["A00.OME.TIF", "a01.ome.tif"]
-    assert name_of(tmp_path / "A00.OME.TIF") == "A00"
-
-    (tmp_path / "a00.png").touch()  # another name, on a disk that tells capital letters apart
-    assert len(find_images([tmp_path])) == 3
-    (tmp_path / "A00.png").touch()
-    with pytest.raises(DataError, match=r"A00.OME.TIF and .*A00.png have the same name"):
-        find_images([tmp_path])
-
-
-def test_what_is_given_by_name_is_not_passed_over(tmp_path):
-    (tmp_path / ".b.tif").touch()
-    (tmp_path / "a.tif").touch()
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    found = find_images([tmp_path / ".b.tif", folder / ".."])
-    assert [file.name for file in found] == [".b.tif", "a.tif"]

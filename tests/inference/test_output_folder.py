@@ -14,6 +14,7 @@ import tifffile
 
 from fbunet_jax import figures
 from fbunet_jax.errors import DataError, RunError
+from fbunet_jax.inference.inputs import InputImage
 from fbunet_jax.inference.measurements import write_summary
 from fbunet_jax.inference.output_folder import OutputFolder
 from fbunet_jax.inference.outputs import beside, label_pages
@@ -25,7 +26,7 @@ from fbunet_jax.pipeline.normalisation import Normalisation
 def fill(folder, *names):
     for name in names:
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
@@ -36,7 +37,7 @@ def test_overwriting_removes_the_results_of_other_settings_and_nothing_else(tmp_
     with pytest.raises(RunError, match="--overwrite"):
         folder.begin({}, overwrite=False)
     with pytest.raises(RunError, match=r"a\.tif is among the results"):
-        folder.begin({}, [tmp_path / "labels/a.tif"], overwrite=True)
+        folder.begin({}, [InputImage.alone(tmp_path / "labels/a.tif")], overwrite=True)
     assert folder.labels("a").exists()
     folder.begin({}, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"prediction.json", "notes.txt", "mine"}
@@ -81,7 +82,7 @@ def test_a_picture_with_a_name_as_long_as_the_disk_takes_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("names", [("A01", "a01"), ("Zell\u00e9", "Zelle\u0301"), ("stra\u00dfe", "STRASSE")])
 def test_names_that_the_disk_does_not_tell_apart_are_refused_before_anything_is_written(tmp_path, names, monkeypatch):
-    images = [tmp_path / f"{name}.tif" for name in names]
+    images = [InputImage.alone(tmp_path / f"{name}.tif") for name in names]
     OutputFolder(tmp_path / "exact").begin({}, images, overwrite=False)  # this disk tells them apart
     made, touch, exists = set(), Path.touch, Path.exists
 
@@ -99,6 +100,57 @@ def test_names_that_the_disk_does_not_tell_apart_are_refused_before_anything_is_
         with pytest.raises(DataError, match=r"would have one result: the disk of .*out does not tell upper from lower"):
             begin({}, images, overwrite=False)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def named(folder, *names):
+    return [InputImage(name, (folder / f"{number}.tif",)) for number, name in enumerate(names)]
+
+
+def test_results_in_folders_count_as_results_and_are_removed_with_them(tmp_path):
+    folder = OutputFolder(tmp_path)
+    folder.begin({}, named(tmp_path, "fish A/image_1"), overwrite=False)
+    fill(tmp_path, "labels/fish A/.unfinished-1.tif")
+    folder.begin({}, overwrite=False)  # nothing was finished
+    assert not (tmp_path / "labels").exists()
+    for result in ("labels/fish A/image_1.tif", "labels/fish A/b/image_1.ome.zarr/zarr.json"):
+        fill(tmp_path, result)
+        with pytest.raises(RunError, match="holds results already"):
+            folder.begin({}, overwrite=False)
+        folder.begin({}, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["prediction.json"]
+
+
+def test_every_channel_file_is_kept_apart_from_the_results(tmp_path):
+    fill(tmp_path, "prediction.json", "labels/a_1.tif")
+    image = InputImage("a", (tmp_path / "elsewhere/a_0.tif", tmp_path / "labels/a_1.tif"))
+    with pytest.raises(RunError, match=r"a_1\.tif is among the results"):
+        OutputFolder(tmp_path).begin({}, [image], overwrite=True)
+    assert (tmp_path / "labels/a_1.tif").exists()
+
+
+def test_names_with_folders_are_told_apart_as_the_disk_does(tmp_path, monkeypatch):
+    images = named(tmp_path, "Fish/image_1", "fish/image_1", "fish/image_2")
+    OutputFolder(tmp_path / "exact").begin({}, images, overwrite=False)  # this disk tells them apart
+    exists = Path.exists
+
+    def without_case(path):
+        here = path.parent.parent
+        alike = (each for each in here.glob("*/*") if str(each).casefold() == str(path).casefold())
+        return exists(path) or any(alike)
+
+    monkeypatch.setattr(Path, "exists", without_case)
+    with pytest.raises(DataError, match=r"0\.tif and .*1\.tif would have one result"):
+        OutputFolder(tmp_path / "out").begin({}, images, overwrite=False)
+    OutputFolder(tmp_path / "other").begin({}, images[1:], overwrite=False)
+
+
+@pytest.mark.parametrize("names", [("a", "a/z000"), ("a.tif/b", "a"), ("x/a.ome.zarr/b/c", "x/a"), ("A.png/b", "a")])
+def test_images_whose_results_would_lie_among_those_of_another_are_refused(names, tmp_path):
+    for begin in (OutputFolder(tmp_path / "out").begin, OutputFolder(tmp_path / "out").join):
+        with pytest.raises(DataError, match=r"The results of .* would lie among those of"):
+            begin({}, named(tmp_path, *names), overwrite=False)
+    assert not (tmp_path / "out/prediction.json").exists()
+    OutputFolder(tmp_path / "out").begin({}, named(tmp_path, "a", "a/b", "a/z00", "b/z000"), overwrite=False)
 
 
 @pytest.mark.parametrize("can_map", [True, False])
@@ -168,7 +220,9 @@ def test_objects_count_once_through_sections_and_on_every_page_of_other_axes(axe
     shape = {"TZYX": (2, 3, 8, 8)}.get(axes, (3, 2, 8, 8) if len(axes) == 4 else pages.shape)
     tifffile.imwrite(tmp_path / "a.tif", pages.reshape(shape), photometric="minisblack")
     folder, settings = OutputFolder(tmp_path), Settings(axes=axes, overlays=False)
-    summaries = segment_file(Known(), tmp_path / "a.tif", folder, settings, lambda pixels, share: None)
+    summaries = segment_file(
+        Known(), InputImage.alone(tmp_path / "a.tif"), folder, settings, lambda pixels, share: None
+    )
     write_summary(folder.summary, summaries, Known.class_names)
     with folder.summary.open() as file:
         rows = list(csv.DictReader(file))
@@ -191,14 +245,16 @@ def test_a_value_for_no_data_is_announced_by_the_settings_of_the_run(no_data, tm
     image[:10] = -300
     tifffile.imwrite(tmp_path / "a.tif", image)
     folder, settings = OutputFolder(tmp_path), Settings(no_data=no_data, overlays=False)
-    (page,) = segment_file(Blind(), tmp_path / "a.tif", folder, settings, lambda pixels, share: None)
+    (page,) = segment_file(Blind(), InputImage.alone(tmp_path / "a.tif"), folder, settings, lambda pixels, share: None)
     assert ("looks like a mark for no data" in page.warning) == (no_data == "refuse")
 
 
 def test_another_number_of_channels_is_explained():
-    tiff, png = (other_channels(Path(name), 1, 3) for name in ("case_0000.tif", "a.png"))
+    tiff, png = (other_channels(InputImage("a", (Path(name),), " In files."), 1, 3) for name in ("a.tif", "a.png"))
     assert "has 1 channel, but the network was trained with 3" in tiff
     assert "--axes" in tiff
-    assert "(nnU-Net) have to be joined" in tiff
     assert "--axes" not in png
-    assert "nnU-Net" not in png
+    assert png.endswith(" In files.")
+    several = other_channels(InputImage("a", (Path("a_0.png"), Path("a_1.png")), " In files."), 2, 1)
+    assert "a_0.png and a_1.png have 2 channels, but" in several
+    assert not several.endswith(" In files.")

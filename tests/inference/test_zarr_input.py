@@ -10,7 +10,8 @@ from ome_zarr.format import FormatV04, FormatV05
 
 from fbunet_jax.errors import DataError
 from fbunet_jax.inference.axes import Axis
-from fbunet_jax.inference.images import find_images, name_of, open_image
+from fbunet_jax.inference.images import open_image
+from fbunet_jax.inference.inputs import find_images
 
 with warnings.catch_warnings():  # of a default value that the library itself deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -153,6 +154,6 @@ def test_folders_of_zarr_are_images_and_have_names(tmp_path):
     for name in ("10.ome.zarr", "9.zarr"):
         (tmp_path / name).mkdir()
     (tmp_path / "8.tif").touch()
-    found = find_images([tmp_path])
-    assert [path.name for path in found] == ["8.tif", "9.zarr", "10.ome.zarr"]
-    assert [name_of(path) for path in found] == ["8", "9", "10"]
+    found = find_images([tmp_path]).images
+    assert [image.path.name for image in found] == ["8.tif", "9.zarr", "10.ome.zarr"]
+    assert [image.name for image in found] == ["8", "9", "10"]

@@ -20,7 +20,7 @@ from fbunet_jax.data.layouts.description import (
     group_of,
     read_description,
 )
-from fbunet_jax.data.layouts.listing import Listing, Role, list_named, shown
+from fbunet_jax.data.layouts.listing import Listing, Role, list_named, shown, way_on
 from fbunet_jax.data.layouts.pairing import Naming, Pairs, pair
 from fbunet_jax.data.layouts.patterns import GROUP, PAGE, Pattern
 from fbunet_jax.data.layouts.reading import object_faults, read_unit
@@ -31,7 +31,10 @@ from fbunet_jax.user_files import is_text, listed, missing, suffix
 
 IMAGE_FOLDERS = ("images", "raw")
 LABEL_FOLDERS = ("labels", "label")
-_UNLABELLED = "Add it, move unlabelled images elsewhere, or leave them out with files.sparse = true."
+_UNLABELLED = (
+    "Add it, move unlabelled images elsewhere, or leave them out with files.sparse = true. If it has another "
+    "name, fbunet init finds out how the names pair."
+)
 
 
 def open_folder(config: DataConfig) -> Source:
@@ -110,13 +113,15 @@ def naming_of(root: Path, files: FilesConfig) -> Naming:
 
 def nothing_found(root: Path, role: Role, listing: Listing, *, by_folder: bool) -> DataError:
     """Return the error of a folder in which no file is of a role."""
-    more = f" {listing.faults[0]}" if listing.faults else ""
+    strangers = [Path(fault.file) for fault in listing.faults if fault.kind == "foreign-file"]
+    way = way_on([*listing.others, *strangers]) if role.is_label else ""
+    more = f" {way or listing.faults[0]}" if way or listing.faults else ""
     kinds = ", ".join(role.suffixes)
     if by_folder:
         return DataError(f"{root / role.pattern.folders[0].plain} is empty: expected files of the types {kinds}.{more}")
     setting = "files.labels" if role.is_label else "files.images"
     there = shown([each.path for files in listing.files for each in files] + listing.others)
-    there = f" There are {there}." if there else more
+    there = f" There are {there}.{more if way else ''}" if there else more
     return DataError(f"{root}: no file fits {setting} = {role.pattern.text!r}.{there}")
 
 

@@ -1,7 +1,7 @@
 """The files below a folder that patterns describe, each with what its name says; no file is opened."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +70,7 @@ class _Known(NamedTuple):
     patterns: Sequence[Pattern]
     roles: Sequence[Role]
     strict: bool
+    images_first: bool
 
 
 def list_named(
@@ -79,6 +80,8 @@ def list_named(
     *,
     strict: bool = False,
     beside: tuple[str, ...] = (),
+    images_first: bool = False,
+    is_file: Callable[[Path], bool] = lambda folder: False,
 ) -> Listing:
     """List the files below a folder that patterns describe.
 
@@ -91,13 +94,15 @@ def list_named(
       ignored: patterns of files that are none of these; in every folder, if they name none.
       strict: whether folders, and files of other types, are faults.
       beside: suffixes of files that may lie there all the same.
+      images_first: whether a file that an image pattern describes as well as another one is an image, not a fault.
+      is_file: says which folders count as a file, such as OME-Zarr.
 
     Raises:
       DataError: a folder cannot be listed.
     """
-    tree = _Tree()
+    tree = _Tree(is_file)
     every = [*(role.pattern for role in roles), *ignored]
-    known = _Known(every, roles, strict)
+    known = _Known(every, roles, strict, images_first)
     places: dict[Path, list[_Place]] = {}
     everywhere: list[_Place] = [(number, {}, ()) for number, each in enumerate(ignored, len(roles)) if not each.folders]
     for number, pattern in enumerate(every):
@@ -122,7 +127,7 @@ def _place(listing: Listing, file: Path, places: Sequence[_Place], known: _Known
         listing.faults.append(Fault("file-name", file.parent, found, "Rename it."))
         return
     try:
-        best = _best(file, places, known.patterns)
+        best = _best(file, places, known)
     except Fault as fault:
         listing.faults.append(fault)
         return
@@ -149,12 +154,13 @@ def _place(listing: Listing, file: Path, places: Sequence[_Place], known: _Known
         listing.others.append(file)
 
 
-def _best(file: Path, places: Sequence[_Place], patterns: Sequence[Pattern]) -> tuple[int, NamedFile] | None:
+def _best(file: Path, places: Sequence[_Place], known: _Known) -> tuple[int, NamedFile] | None:
     """Return the number of the pattern that describes a file, of several the one with most fixed characters.
 
     Raises:
       Fault: two fit equally well, or one in more than one way.
     """
+    patterns, roles = known.patterns, known.roles
     plain, ending = composed(stem(file)), suffix(file)
     fitting, unclear = [], []
     for number, values, names in places:
@@ -170,6 +176,8 @@ def _best(file: Path, places: Sequence[_Place], patterns: Sequence[Pattern]) -> 
         found = f"fits {patterns[doubtful[0]].text!r} in more than one way."
         raise Fault("file-name", file, found, _UNAMBIGUOUS)
     best = [(number, named) for literal, number, named in fitting if literal == most]
+    if known.images_first:
+        best = [each for each in best if each[0] < len(roles) and not roles[each[0]].is_label] or best[:1]
     if len({number for number, _ in best}) > 1:
         texts = " and ".join(repr(patterns[number].text) for number, _ in best)
         raise Fault("file-name", file, f"fits {texts} equally well.", "Make one of them more specific.")
@@ -186,6 +194,9 @@ def _folders(
     component = pattern.folders[depth]
     if component.plain:
         inner = folder / component.plain
+        if not component.plain.isascii():  # macOS writes "ä" as two characters
+            spelled = (name for name, _ in tree.entries(folder) if is_text(name) and composed(name) == component.plain)
+            inner = folder / next(spelled, component.plain)
         if inner.is_dir():
             yield from _folders(tree, inner, pattern, depth + 1, values, (*names, component.plain))
         return
@@ -205,7 +216,8 @@ def _folders(
 class _Tree:
     """The names in folders, each of which is listed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_file: Callable[[Path], bool]) -> None:
+        self._is_file = is_file
         self._listed: dict[Path, list[tuple[str, bool]]] = {}
 
     def entries(self, folder: Path) -> list[tuple[str, bool]]:
@@ -213,7 +225,8 @@ class _Tree:
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
-                    found = [(each.name, each.is_dir()) for each in entries if not is_clutter(each.name)]
+                    kept = [each for each in entries if not is_clutter(each.name)]
+                    found = [(each.name, each.is_dir() and not self._is_file(Path(each.path))) for each in kept]
             except OSError as error:
                 raise DataError(f"{folder} {missing(folder) if not folder.is_dir() else error.strerror}.") from error
             self._listed[folder] = sorted(found, key=lambda each: natural_key(each[0]))
@@ -225,3 +238,17 @@ def shown(paths: Sequence[Path]) -> str:
     names = [path.name for path in paths[:_SHOWN]]
     more = len(paths) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def way_on(others: Sequence[Path]) -> str:
+    """Return what to do about labels in files that are not read: how the tool that wrote them exports them."""
+    names = [path.name for path in others]
+    if npy := next((name for name in names if name.endswith("_seg.npy")), ""):
+        return (
+            f"{npy} and its like are of Cellpose, and they are not read: they are pickled, and to unpickle a file can "
+            "run a program. Save the masks as images: in Cellpose with File > Save masks as PNG/TIF, or with "
+            "cellpose --save_png (--save_tif)."
+        )
+    if hdf := next((name for name in names if suffix(Path(name)) in (".h5", ".hdf5", ".ilp")), ""):
+        return f"{hdf} is HDF5, as ilastik writes it, and is not read: export the labels as TIFF or PNG."
+    return ""

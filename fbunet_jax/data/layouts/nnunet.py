@@ -27,6 +27,11 @@ DESCRIPTION = "dataset.json"
 NAMES = FilesConfig(images="imagesTr/{}_{channel}", labels="labelsTr/{}")
 """How nnU-Net calls the files of a data set."""
 
+_OBJECTS = (
+    "So many values look like one number an object. The network learns classes: give every object the value of its "
+    "class, in Fiji with Process > Math > Macro, v=(v>0)."
+)
+
 
 def open_nnunet(config: DataConfig) -> Source:
     """Pair the cases of an nnU-Net raw folder; no pixel is read.
@@ -84,6 +89,7 @@ def open_nnunet(config: DataConfig) -> Source:
         description.axes,
         root / "labelsTr",
         (*faults, *group_faults),
+        remedies={"label-instances": _OBJECTS},
         files=NAMES,
     )
 

@@ -18,34 +18,47 @@ _PIECE = re.compile(r"\{\w+\}|.", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Naming:
-    """How images and labels are called.
+class ImageNaming:
+    """How images are called.
 
     Attributes:
       images: a pattern for each channel file, or one for all.
-      labels: of the label files.
-      joins: whether an image can have several label files.
-      sparse: whether images without a label are left out.
       channels: how many channel files an image needs; 0: as many as any image has.
       named: what says how many channels there are, for messages, such as ", of which dataset.json names 2".
-      unlabelled: what to do about an image without a label.
     """
 
     images: tuple[Pattern, ...]
-    labels: Pattern
-    joins: bool = False
-    sparse: bool = False
-    channels: int = 0
-    named: str = ""
-    unlabelled: str = "Add it, or move unlabelled images elsewhere."
+    channels: int = field(default=0, kw_only=True)
+    named: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        first, labels = self.images[0], self.labels
+        first = self.images[0]
         for pattern in self.images:
             if CHANNEL in pattern.fields and len(self.images) > 1:
                 raise pattern.error("{channel} and one pattern for each channel exclude each other")
             if pattern.identity != first.identity or pattern.numbers - {CHANNEL} != first.numbers - {CHANNEL}:
                 raise pattern.error(f"expected the same braces as in {first.text!r}")
+
+
+@dataclass(frozen=True)
+class Naming(ImageNaming):
+    """How images and labels are called.
+
+    Attributes:
+      labels: of the label files.
+      joins: whether an image can have several label files.
+      sparse: whether images without a label are left out.
+      unlabelled: what to do about an image without a label.
+    """
+
+    labels: Pattern
+    joins: bool = False
+    sparse: bool = False
+    unlabelled: str = "Add it, or move unlabelled images elsewhere."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first, labels = self.images[0], self.labels
         if not first.identity - {SPLIT}:
             raise first.error("expected at least one {}, which tells the images apart")
         if CHANNEL in labels.fields:
@@ -136,7 +149,7 @@ def pair(naming: Naming, listing: Listing) -> Pairs:
     return pairs
 
 
-def join_channels(naming: Naming, listed: Sequence[Sequence[NamedFile]], faults: list[Fault]) -> list[NamedImage]:
+def join_channels(naming: ImageNaming, listed: Sequence[Sequence[NamedFile]], faults: list[Fault]) -> list[NamedImage]:
     """Return the images whose channels are all there, in natural order; others are faults.
 
     One file numbered 0 may hold all the channels that are needed.
@@ -171,6 +184,7 @@ def join_channels(naming: Naming, listed: Sequence[Sequence[NamedFile]], faults:
             pattern = naming.images[0 if numbered else lacking[0]]
             digits = len(first.values.get(CHANNEL, ""))
             missing = pattern.fill({**first.values, CHANNEL: f"{lacking[0]:0{digits}d}"})
+            missing += "" if pattern.suffix else first.path.suffix
             found = f"is a channel of an image, and there is no {missing}{naming.named}."
             faults.append(Fault("missing-channel", first.path, found, "Add the missing file."))
         elif extra:
@@ -218,14 +232,14 @@ def image_name(patterns: Sequence[Pattern], file: NamedFile) -> str:
     if len(patterns) == 1 and CHANNEL not in first.file.fields:
         return first.name(file.folders, stem(file.path))
     forms = [_PIECE.findall(_CHANNEL_WORD.sub("", pattern.file.filled)) for pattern in patterns]
-    start = _common(forms)
-    end = _common([form[len(start) :][::-1] for form in forms])[::-1]
+    start = common_start(forms)
+    end = common_start([form[len(start) :][::-1] for form in forms])[::-1]
     form = "".join(start + end).strip("_-. ")
     if "{" not in form:
         form = "_".join(f"{{{each}}}" for each in first.file.fields if each != CHANNEL) or form
     return first.name(file.folders, form.format(**file.values).strip("_-. "))
 
 
-def _common(lists: Sequence[Sequence[str]]) -> list[str]:
+def common_start(lists: Sequence[Sequence[str]]) -> list[str]:
     """Return what all lists begin with."""
     return [each[0] for each in takewhile(lambda each: len(set(each)) == 1, zip(*lists, strict=False))]

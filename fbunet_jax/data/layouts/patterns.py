@@ -158,12 +158,34 @@ class Pattern:
         """
         varying = [name for name, each in zip(folders, self.folders, strict=True) if each.fields]
         parts = [composed(each) for each in (*varying, file)]
-        return "/".join(part for part, before in zip(parts, ["", *parts], strict=False) if part != before)
+        return "/".join(part for part, before in zip(parts, ["", *parts], strict=False) if part not in ("", before))
+
+    def match(self, path: Path) -> dict[str, str] | None:
+        """Return what the fields hold for the last folders and the name of a path, or None.
+
+        Raises:
+          AmbiguousNameError: there is more than one way.
+        """
+        *folders, name = path.parts[-len(self.folders) - 1 :]
+        if len(folders) < len(self.folders):
+            return None
+        values: dict[str, str] = {}
+        for depth in range(len(folders) + 1):
+            found = self.match_file(name) if depth == len(folders) else self.match_folder(depth, folders[depth])
+            if found is None or any(values.get(key, value) != value for key, value in found.items()):
+                return None
+            values |= found
+        return values
 
     def tail(self, depth: int) -> "Pattern":
         """Return the pattern of the last ``depth`` folders and the file."""
         parts = self.text.split("/")
         return Pattern("/".join(parts[len(parts) - 1 - depth :]), self._setting)
+
+    def of_any_type(self) -> "Pattern":
+        """Return the pattern of files of the same names and any type that can be read."""
+        *folders, file = self.text.split("/")
+        return Pattern("/".join((*folders, f"{stem(Path(file))}.*")), self._setting) if self.suffix else self
 
     def _component(self, text: str) -> _Component:
         longest, shortest, filled, plain, fields = "", "", "", "", dict[str, bool]()

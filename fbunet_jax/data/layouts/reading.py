@@ -49,6 +49,12 @@ def join_channels(parts: Sequence[NDArray], files: Sequence[Path]) -> NDArray:
     Raises:
       Fault: they differ in size or type.
     """
+    check_channels(parts, files)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def check_channels(parts: Sequence[NDArray], files: Sequence[Path]) -> None:
+    """Raise a Fault for channels `[pages, H, W, C]` in several files that differ in size or type."""
     for file, part in zip(files, parts, strict=True):
         if part.shape[:3] != parts[0].shape[:3] or part.dtype != parts[0].dtype:
             raise Fault(
@@ -58,7 +64,6 @@ def join_channels(parts: Sequence[NDArray], files: Sequence[Path]) -> NDArray:
                 f"{' x '.join(map(str, parts[0].shape[:3]))} of {parts[0].dtype}.",
                 "Export the channels of an image from the same file.",
             )
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def classes_of(labels: NDArray, description: Description) -> NDArray:
