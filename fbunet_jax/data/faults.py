@@ -16,8 +16,8 @@ EXPECTED = {
     "file-name": "The name of a file is text in UTF-8.",
     "same-name": "One image and one label of each name.",
     "unnamed-file": "The name of every image file says whether it is an image or a label.",
-    "missing-label": "Every image has a label of the same name.",
-    "missing-image": "Every label has an image of the same name.",
+    "missing-label": "Every image has a label.",
+    "missing-image": "Every label has an image.",
     "missing-channel": "Every image has a file for each channel.",
     "missing-page": "Every page has a label, or files.sparse says that only some have.",
     # arrays
