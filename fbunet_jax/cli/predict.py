@@ -117,7 +117,7 @@ def command(options: Sequence[str], prog: str) -> int:
     if unknown and arguments.labels == "values":
         print(f"Warning: {unknown}")
     for sentence in found.passed_over:
-        print(sentence)
+        print(sentence[0].upper() + sentence[1:])
     if chunked:
         from fbunet_jax.cli.predict_chunks import Request, predict_chunks
 

@@ -83,7 +83,7 @@ def assert_same(found, expected):
 def test_channel_files_give_the_labels_of_the_same_images_in_one_file(work, result, tmp_path, capsys):
     out = predict(work / "run", work / "set", out=tmp_path / "out")
     told = capsys.readouterr().out
-    assert "passed over: 5 files named like labels ({}_labels.png)\n5 images; fold 0" in told
+    assert "Passed over: 5 files named like labels ({}_labels.png)\n5 images; fold 0" in told
     assert_same(labels_of(out), result)
     with (out / "summary.csv").open() as file:
         assert [row["image"] for row in csv.DictReader(file)] == NAMES
@@ -175,6 +175,6 @@ def test_labels_beside_the_images_are_passed_over(work, result, tmp_path, capsys
             save(tmp_path / f"{name}_{other}.tif", np.zeros((48, 48), np.uint16))
     out = predict(beside, tmp_path, out=tmp_path / "out", options=["--axes", "YXC"])
     told = capsys.readouterr().out
-    assert "passed over: 2 files named like labels ({}_masks.tif)" in told
-    assert "passed over: 2 files named like *_flows.tif, which training ignored" in told
+    assert "Passed over: 2 files named like labels ({}_masks.tif)" in told
+    assert "Passed over: 2 files named like *_flows.tif, which training ignored" in told
     assert_same(labels_of(out), {name: result[name] for name in NAMES[:2]})
