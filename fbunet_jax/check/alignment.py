@@ -16,7 +16,7 @@ Key = tuple[str, ...]
 Shape = tuple[tuple[str, ...], ...]
 """For each part of a path the text before, between and after what varies; a single text does not vary."""
 
-SEPARATORS = "_-. "
+SEPARATORS = "_. -"
 """What people write between the words of a name."""
 
 _MOST_REMOVED = 6

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +11,11 @@ from fbunet_jax.data.layouts.patterns import SPLIT_WORDS
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES
 from fbunet_jax.user_files import composed, is_clutter, is_text, stem
 
+LISTED = 3
+"""How many names of files a sentence shows."""
 _DEEPEST = 5
 _MOST_FILES = 200_000
-_TOKEN = re.compile(r"[0-9]+|[^\W0-9_]+|[\s_.-]+|.", re.DOTALL)
+_TOKEN = re.compile(r"ch[0-9]+sk[0-9]+fk[0-9]+fl[0-9]+|[0-9]+|[^\W0-9_]+|[\s_.-]+|.", re.DOTALL)
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
@@ -26,21 +28,23 @@ LABEL_WORDS = _words(
     r"cp[ _-]?masks?",
     r"ground[ _-]?truths?",
     r"simple[ _]segmentations?",
-    r"anno(?:s|t|tations?|tated)?",
+    r"ann(?:o|os|ot|otations?|otated)?",
     r"label(?:s|led|ed|ling|ing)?",
+    r"segmentation(?:class|object)",
     r"lbls?|masks?|segs?|segmentations?|segmented|gts?|targets?|truth|instances?|manual",
+    r"masken?|masques?",
 )
 IMAGE_WORDS = _words(
-    r"images?|imgs?|im|raws?|inputs?|original|originals|orig|sources?|src|data|photos?|pictures?|pics?"
+    r"images?|imgs?|im|raws?|inputs?|original|originals|orig|sources?|src|data|photos?|pictures?|pics?|bild(?:er)?"
 )
 DERIVED_WORDS = _words(
     r"flows?|outlines?|overlays?|cp_output|cellprob|styles?|probabilit(?:y|ies)|probs?|uncertaint(?:y|ies)",
-    r"previews?|thumb(?:nail)?s?|screenshots?|object predictions|features?",
+    r"pred(?:icted|ictions?)?|previews?|thumb(?:nail)?s?|screenshots?|object predictions|features?",
 )
 CHANNEL_WORDS = re.compile(
     r"(?<![^\W\d_])(?:dapi|e?gfp|rfp|yfp|cfp|m?cherry|tdtomato|fitc|tritc|hoechst|bf|bright[ _-]?field|phase|dic|trans"
     r"|texas[ _-]?red|sytox|draq5|red|green|blue|cy[2357]|alexa[0-9]*|w[0-9](?:dapi|e?gfp|rfp|fitc|tritc|cy[357])?"
-    r"|ch(?:an(?:nel)?)?[ _-]?[0-9]{1,2}|c[0-9]{1,2})(?![^\W_])"
+    r"|ch(?:an(?:nel)?)?[ _-]?[0-9]{1,2}|c[0-9]{1,2}|ch[0-9]{1,2}sk[0-9]+fk[0-9]+fl[0-9]+)(?![^\W_])"
     r"|(?<![^\W_])(?:405|473|488|514|532|543|546|555|561|568|594|633|640|647)(?:nm)?(?![^\W_])",
     re.IGNORECASE,
 )
@@ -153,3 +157,15 @@ def is_part(name: str) -> bool:
 def escaped(text: str) -> str:
     """Return text as it stands in a pattern."""
     return text.replace("{", "{{").replace("}", "}}").replace("\\", "*")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names of files in a sentence, and how many more there are."""
+    more = len(names) - LISTED
+    return ", ".join(map(shortened, names[:LISTED])) + (f" and {more} more" if more > 0 else "")
+
+
+def shortened(name: str) -> str:
+    """Return the name of a file so that it can be printed in a line."""
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= 80 else f"{name[:38]}…{name[-38:]}"

@@ -78,12 +78,13 @@ def dataset_toml(facts: Facts) -> str:
 def _description(facts: Facts, files: str) -> list[str]:
     """Return the lines of a description, with comments; the names of the files in a table of this name."""
     proposal = facts.classes
+    mark = "PROPOSED" if proposal.classes else "To be set"
     lines = [
         f"# Found: {facts.summary}",
         f"# Values in the labels: {facts.values or 'no label could be read; fbunet check says why'}",
         "",
         "# Name = value in the label files, in class order.",
-        *textwrap.wrap(f"# PROPOSED: {proposal.reason}", 118, subsequent_indent="# "),
+        *textwrap.wrap(f"# {mark}: {proposal.reason}", 118, subsequent_indent="# "),
     ]
     if proposal.classes:
         lines.append(f"classes = {as_toml(proposal.classes)}")

@@ -5,17 +5,18 @@ ranked by what pairs there. Two readings that pair equally well are a question f
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fbunet_jax.check.filenames import FileNames, is_part, list_names
-from fbunet_jax.check.habits import object_files, page_count, page_labels, tool_of
+from fbunet_jax.check.filenames import FileNames, is_part, list_names, listed
+from fbunet_jax.check.habits import FEWEST_GROUPS, object_files, page_count, page_labels, tool_of
 from fbunet_jax.check.naming_candidates import Candidate, by_words, without_words
 from fbunet_jax.config import FilesConfig
 from fbunet_jax.data.layouts.folder import IMAGE_FOLDERS, list_pairs
 from fbunet_jax.data.layouts.pairing import Pairs, pair
 from fbunet_jax.errors import UserError
+from fbunet_jax.user_files import composed
 
 FEWEST = 3
 _MOST_VERIFIED = 24
@@ -36,6 +37,7 @@ class Reading:
       notes: what else is worth knowing, in sentences.
       evidence: how many words say so.
       identity: the files that pair: readings that pair the same files are one.
+      seen: all files that a pattern describes, and those that are passed over beside them, below the folder.
     """
 
     files: FilesConfig
@@ -48,6 +50,7 @@ class Reading:
     notes: tuple[str, ...] = ()
     evidence: int = 0
     identity: frozenset[tuple[Path, ...]] = field(default=frozenset(), repr=False)
+    seen: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def left(self) -> int:
@@ -88,29 +91,80 @@ def propose_naming(root: Path) -> NamingProposal:
     if not found:
         found = _verified(root, by_words(names.files))
     if plain and plain.pairs and (not found or 2 * plain.pairs >= found[0].pairs):
-        return NamingProposal((plain,), names)
+        complete = plain.left and found and found[0].pairs >= plain.pairs and not found[0].left
+        if not complete:
+            return NamingProposal((noted(plain, names),), names)
     if not found:
         found = _verified(root, without_words(names.files))
-    return NamingProposal(tuple(noted(each, names) for each in found), names)
+    return NamingProposal(tuple(noted(_without_parts(root, each), names) for each in found), names)
+
+
+def _without_parts(root: Path, reading: Reading) -> Reading:
+    """Return a reading that leaves out the images of parts of a fold that have no labels at all."""
+    *folders, _ = (reading.files.image_patterns or ("",))[0].split("/")
+    place = next((place for place, each in enumerate(folders) if each.startswith("{")), -1)
+    if place < 0 or not reading.unlabelled:
+        return reading
+    paired = {_below(root, files[0]).split("/")[place] for files in reading.identity if len(files) > 1}
+    lacking = {each.split("/")[place] for each in reading.unlabelled}
+    if not all(map(is_part, lacking)) or lacking & paired:
+        return reading
+    shown = ", ".join(f"{each}/" for each in sorted(lacking))
+    note = f"{shown}: no labels, so these images are left out (sparse = true). Give them to fbunet predict."
+    again = read_as(root, replace(reading.files, sparse=True), reading.evidence)
+    return replace(again, notes=(note,)) if again else reading
 
 
 def noted(reading: Reading, names: FileNames) -> Reading:
-    """Return a reading with notes on parts of a fold without labels, and on tiles that are not grouped."""
-    notes = []
+    """Return a reading with notes on files that it does not use, and on tiles that are not grouped."""
+    notes = [*reading.notes]
     patterns = (*reading.files.image_patterns, reading.files.labels)
     place, own = next(
-        ((place, part) for place, part in enumerate(reading.files.image_patterns[0].split("/")[:-1]) if is_part(part)),
+        ((place, part) for place, part in enumerate(patterns[0].split("/")[:-1]) if is_part(part)),
         (0, ""),
     )
     there = {file.parts[place] for file in names.files if len(file.parts) > place + 1} if own else set()
-    for folder in sorted(each for each in there - {own} if is_part(each)):
+    folders = {file.parts[:-1] for file in names.files}
+    labels = patterns[-1].split("/")[:-1]
+    lacking = {each for each in there if tuple(each if part == own else part for part in labels) not in folders}
+    parts = sorted(each for each in lacking - {own} if is_part(each))
+    for folder in parts:
         notes.append(f"{folder}/ has no labels: train on {own}/, and give the images of {folder}/ to fbunet predict.")
+    unused = [
+        file.shown
+        for file in names.files
+        if file.shown not in reading.seen and not (parts and file.parts[place] in parts)
+    ]
+    if unused:
+        count = f"{len(unused)} other image files are" if len(unused) > 1 else "1 other image file is"
+        notes.append(
+            f"{count} not used ({listed(unused)}). If labels or channels are among them, say in [files], or with "
+            "--images and --labels of init, how they are called."
+        )
     if reading.tool == "QuPath" and not any("{group}" in each for each in patterns):
         notes.append(
             "There are fewer than 3 slides, so each tile is a group of its own, and tiles of one slide are in training "
             "and test at once: scores will be better than those of new slides."
         )
-    return replace(reading, notes=tuple(notes))
+    return replace(reading, notes=(*notes, *_of_folders(reading, names)))
+
+
+def _of_folders(reading: Reading, names: FileNames) -> Iterator[str]:
+    """Yield what becomes of folders that differ from image to image and are neither groups nor parts of a fold."""
+    *folders, _ = (reading.files.image_patterns or ("",))[0].split("/")
+    place = next((place for place, each in enumerate(folders) if each.startswith(("{}", "{:d}"))), -1)
+    if place < 0 or any("{group}" in each for each in folders):
+        return
+    alike = [file.parts for file in names.files if file.shown in reading.seen and len(file.parts) == len(folders) + 1]
+    found = sorted({parts[place] for parts in alike})
+    if all(map(is_part, found)):
+        shown = ", ".join(f"{each}/" for each in found)
+        yield f"{shown}: not kept as parts of a fold, which needs labels for training and test. They are divided anew."
+    elif 1 < len(found) < FEWEST_GROUPS and reading.pairs > len(found):
+        yield (
+            "There are fewer than 3 folders, so each image is a group of its own, and images of one folder are in "
+            "training and test at once: if a folder is an animal or a film, scores will be better than for new ones."
+        )
 
 
 def lacks_pages(root: Path, files: FilesConfig) -> bool:
@@ -148,6 +202,14 @@ def read_as(root: Path, files: FilesConfig, evidence: int = 0) -> Reading | None
         (),
         evidence,
         _identity(pairs, files),
+        frozenset(
+            composed(_below(root, path))
+            for path in (
+                *(file.path for files in listing.files for file in files),
+                *listing.others,
+                *(Path(fault.file) for fault in listing.faults),
+            )
+        ),
     )
 
 
@@ -174,7 +236,15 @@ def _verified(root: Path, candidates: Iterable[Candidate]) -> list[Reading]:
             if known is None or known.left > reading.left:
                 found[reading.identity] = reading
     ranks = {each: (each.pairs, -each.left, each.evidence) for each in found.values()}
-    return [each for each, rank in ranks.items() if rank == max(ranks.values())]
+    best = [each for each, rank in ranks.items() if rank == max(ranks.values())]
+    return sorted(best, key=_likelihood)
+
+
+def _likelihood(reading: Reading) -> tuple[bool, tuple[str, ...], str]:
+    """Return what orders readings between which the user chooses: what is added to a name tells a label."""
+    images, labels = reading.files.image_patterns, reading.files.labels
+    longer = len(Path(labels).stem) > len(Path(images[0]).stem)
+    return not longer, images, labels
 
 
 def _holds(reading: Reading) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fbunet_jax.check.alignment import Keyed, aligned, keyed_labels, numbered
+from fbunet_jax.check.alignment import SEPARATORS, Keyed, aligned, keyed_labels, numbered
 from fbunet_jax.check.filenames import (
     CHANNEL_WORDS,
     DERIVED_WORDS,
@@ -20,6 +20,7 @@ from fbunet_jax.check.filenames import (
 )
 from fbunet_jax.check.habits import FEWEST_GROUPS, tiles
 from fbunet_jax.config import FilesConfig
+from fbunet_jax.data.folds import natural_key
 from fbunet_jax.data.layouts.patterns import part_of
 from fbunet_jax.errors import UserError
 
@@ -98,6 +99,10 @@ def _alignments(
             classes = aligned(labels, _without(files, labels.every))
             found = found or any(len(each.files) == len(labels.files) for each in classes)
             yield labels, classes
+            for channel in () if strip else _channels_named(labels):
+                beside = re.compile(f"{re.escape(channel)}(?:[{SEPARATORS}]+(?:{words.pattern}))?", re.IGNORECASE)
+                for each in keyed_labels(members, beside, strip=False):
+                    yield each, aligned(each, _without(files, each.every))
         if found:
             return
     others = _without(files, members)
@@ -108,6 +113,12 @@ def _alignments(
     by_shape = max(numbered(members), key=lambda each: len(each.files), default=None)
     if by_shape and not by_shape.repeated:
         yield by_shape, [each for each in numbered(others) if not each.repeated and _same_order(each, by_shape)]
+
+
+def _channels_named(labels: Keyed) -> list[str]:
+    """Return the channels that the names of all labels hold, as that of a_w1_mask holds the channel of a_w1."""
+    found = [{each.casefold() for each in CHANNEL_WORDS.findall(key[-1])} for key in labels.files]
+    return sorted(set.intersection(*found))
 
 
 def _without(files: Sequence[FileName], members: Iterable[FileName]) -> list[FileName]:
@@ -130,10 +141,13 @@ def _choices(labels: Keyed, classes: Sequence[Keyed]) -> Iterator[Candidate]:
     cover = {id(each): sum(key in labels.files for key in each.files) for each in split}
     own = _folders(labels)
     fitting = [each for each in split if cover[id(each)]]
-    nearest = max((len(own & _folders(each)) for each in fitting), default=0)
+    # beside files without the labels' word, others with it are the labels of somebody else
+    bare = [each for each in fitting if _new(LABEL_WORDS, labels, each) and not _is_other(each, labels)] or fitting
+    nearest = max((len(own & _folders(each)) for each in bare), default=0)
     fitting = [each for each in fitting if len(own & _folders(each)) == nearest]
-    most = max((cover[id(each)] for each in fitting if not _is_other(each, labels)), default=0)
-    rivals = [each for each in fitting if not _is_other(each, labels) and 2 * cover[id(each)] >= most]
+    possible = [each for each in fitting if each in bare and not _is_other(each, labels)]
+    most = max((cover[id(each)] for each in possible), default=0)
+    rivals = [each for each in possible if 2 * cover[id(each)] >= most]
     for chosen in _images(labels, rivals):
         texts = _pattern_texts(chosen, labels)
         if texts is None:
@@ -149,7 +163,7 @@ def _choices(labels: Keyed, classes: Sequence[Keyed]) -> Iterator[Candidate]:
         equals = [each for each in rivals if cover[id(each)] == cover[id(chosen[0])]]
         others = [each for each in fitting if each not in chosen and (each in equals or _is_other(each, labels))]
         ignored = {_starred(each) for each in others if _together(each, read)}
-        evidence = sum(_evidence(each, labels) for each in chosen) // len(chosen)
+        evidence = sum(_evidence(each, labels, rivals) for each in chosen) // len(chosen)
         pairs = sum(all(key in each.files for each in chosen) for key in labels.files)
         try:
             files = FilesConfig(images[0] if len(images) == 1 else tuple(images), label, tuple(sorted(ignored)))
@@ -166,7 +180,7 @@ def _is_other(keyed: Keyed, labels: Keyed) -> bool:
 def _images(labels: Keyed, images: Sequence[Keyed]) -> list[list[Keyed]]:
     """Return the choices of images: known channels together; others each, and together."""
     told = [each for each in images if _new(IMAGE_WORDS, each, labels) or _is_x(each, labels)]
-    images = told or list(images)
+    images = sorted(told or images, key=lambda each: natural_key(each.text))
     if len(images) > 1 and _channels(images):
         return [images]
     if len(images) > _MOST_CHANNELS:  # such as the times of a film with a label for all of them
@@ -196,10 +210,14 @@ def _is_x(keyed: Keyed, labels: Keyed) -> bool:
     return last == ["x", "y"]
 
 
-def _evidence(images: Keyed, labels: Keyed) -> int:
-    """Return how many words say which files are images and which are labels."""
+def _evidence(images: Keyed, labels: Keyed, rivals: Sequence[Keyed]) -> int:
+    """Return how many words say which files are images and which are labels.
+
+    A known channel is no better an image than files beside it of which no word says anything: another stain, perhaps.
+    """
     right = 2 * bool(_new(LABEL_WORDS, labels, images) or _is_x(images, labels))
-    right += bool(_new(IMAGE_WORDS, images, labels) or _is_x(images, labels) or _new(CHANNEL_WORDS, images, labels))
+    known = all(_new(CHANNEL_WORDS, each, labels) for each in rivals) and bool(_new(CHANNEL_WORDS, images, labels))
+    right += bool(_new(IMAGE_WORDS, images, labels) or _is_x(images, labels) or known)
     wrong = _new(IMAGE_WORDS, labels, images) | _new(LABEL_WORDS, images, labels) | _new(DERIVED_WORDS, labels, images)
     return right - 2 * bool(wrong) - bool(_new(CHANNEL_WORDS, labels, images))
 
@@ -208,7 +226,7 @@ def _channels(images: Sequence[Keyed]) -> bool:
     """Say whether the names of several classes of images differ in nothing but known words for channels."""
     for words in (CHANNEL_WORDS, NUMBERED_CHANNEL):
         found = [words.search(each.text) for each in images]
-        rest = {words.sub("", each.text, count=1) for each in images}
+        rest = {words.sub("", each.text) for each in images}
         if all(found) and len({each[0] for each in found if each}) == len(images) and len(rest) == 1:
             return True
     return False

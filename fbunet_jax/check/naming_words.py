@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fbunet_jax.check.filenames import LISTED, label_words, listed, shortened
 from fbunet_jax.check.naming import NamingProposal, Reading
 from fbunet_jax.check.proposals import ClassProposal
 from fbunet_jax.config import FilesConfig
@@ -16,15 +17,15 @@ from fbunet_jax.errors import DataError
 from fbunet_jax.toml_tables import to_table
 
 SEPARATES_NOT = "training tells objects from background, and does not separate objects that touch."
-_LISTED = 3
 _READINGS = 6
+_OUTLINES = (".json", ".geojson", ".roi", ".zip")
 
 
 def recognised(reading: Reading) -> list[str]:
     """Return the lines that say which habit was recognised, how much pairs, and what does not."""
     lines = [f"Recognised: {reading.tool}: {_example(reading)}"]
     left = [
-        f"{len(files)} {what[len(files) != 1]} ({_listed(files)})"
+        f"{len(files)} {what[len(files) != 1]} ({listed(files)})"
         for files, what in (
             (reading.unlabelled, ("image without a label", "images without a label")),
             (reading.unpaired, ("label without an image", "labels without an image")),
@@ -131,24 +132,38 @@ def options(files: FilesConfig) -> str:
 def nothing_pairs(root: Path, proposal: NamingProposal, init: str) -> DataError:
     """Return the error of a folder in which no images and labels pair by their names."""
     names = proposal.names
-    problems = f" {' '.join(names.problems[:_LISTED])}" if names.problems else ""
+    problems = f" {' '.join(names.problems[:LISTED])}" if names.problems else ""
     labels_in_others = way_on([Path(each) for each in names.others])
     if not names.files:
         kinds = "TIFF, PNG or JPEG"
-        there = f" It holds {_listed(names.others)}." if names.others else ""
+        there = f" It holds {listed(names.others)}." if names.others else ""
         return DataError(f"{root} holds no image ({kinds}).{there}{problems}{_space(labels_in_others)}")
     shown = [file.shown for file in names.files]
-    found = f"{len(shown)} image file{'s' if len(shown) != 1 else ''} ({_listed(shown)})"
+    found = f"{len(shown)} image file{'s' if len(shown) != 1 else ''} ({listed(shown)})"
     if labels_in_others:
         return DataError(f"{root} holds {found}, and no labels that can be read.{problems} {labels_in_others}")
-    if lossy := [file.shown for file in names.files if file.ending.lower() in (".jpg", ".jpeg")]:
+    lossy = [file for file in names.files if file.ending.lower() in (".jpg", ".jpeg")]
+    if len(lossy) == len(names.files) or any(True for file in lossy for _ in label_words(file)):
         kinds = f" Labels have to be PNG or TIFF, and {len(lossy)} of these files are JPEG, which changes values."
         problems = kinds + problems
+    others = f" Not read: {listed(names.others)}." if names.others else ""
     return DataError(
-        f"{root} holds {found}, but not a label for each image that could be told by its name: by a word such as mask "
-        f"or label in the name or its folder, and numbers or a text that image and label share.{problems} Say how they "
-        f"are called, {{}} for what image and label share: {init} {shlex.quote(str(root))} "
-        "--images 'scan_{}_raw.tif' --labels 'scan_{}_drawn.tif'. docs/data.md#names-as-they-are describes patterns."
+        f"{root} holds {found}, but their names do not say which label belongs to which image. A label is told by a "
+        "word such as mask or label in its name or folder, and paired by numbers or a text that the image's name holds "
+        f"too.{problems}{others}{_outlines(names.others)} Say how they are called, with {{}} for what image and label "
+        f"share, such as: {init} {shlex.quote(str(root))} --images 'scan_{{}}_raw.tif' --labels 'scan_{{}}_drawn.tif'. "
+        "docs/data.md#names-as-they-are describes patterns."
+    )
+
+
+def _outlines(others: Sequence[str]) -> str:
+    """Return what to do about labels that are not images, if some files can be such."""
+    drawn = next((name for name in others if Path(name).suffix.lower() in _OUTLINES), "")
+    if not drawn:
+        return ""
+    return (
+        f" If {shortened(drawn)} holds the labels as outlines (COCO, LabelMe, QuPath, ROI manager of ImageJ): outlines "
+        "are not read. Export them as label images, PNG or TIFF, in which a pixel has the value of its class."
     )
 
 
@@ -166,15 +181,5 @@ def _lines(files: FilesConfig) -> dict[str, str]:
 
 
 def _example(reading: Reading) -> str:
-    *images, label = map(_short, reading.example or ("images/", "labels/"))
+    *images, label = map(shortened, reading.example or ("images/", "labels/"))
     return f"{' + '.join(images)} and {label}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(map(_short, names[:_LISTED])) + (f" and {more} more" if more > 0 else "")
-
-
-def _short(name: str) -> str:
-    name = name if name.isprintable() else repr(name)
-    return name if len(name) <= 80 else f"{name[:38]}…{name[-38:]}"

@@ -182,13 +182,20 @@ def propose_batch(crop: int, sizes: Sequence[tuple[int, int]]) -> int:
 
 
 def propose_axes(image_file: Path, label_file: Path) -> str:
-    """Return the only order of axes in which an image and its label have the same size; empty if none or several."""
-    fitting = []
+    """Return the only order of axes in which an image and its label have the same size; empty if none or several.
+
+    Orders that read both alike, because metadata say the order of one of them, are one: the shortest.
+    """
+    found, first = "", None
     for axes in ("YXC", "CYX", "ZYX", "ZYXC", "ZCYX", "CZYX", "TZYX"):
         try:
             images, labels = read_image(image_file, axes, no_data="keep"), read_label(label_file, axes)
         except DataError:
             continue
-        if images.shape[:3] == labels.shape:
-            fitting.append(axes)
-    return fitting[0] if len(fitting) == 1 else ""
+        if images.shape[:3] != labels.shape:
+            continue
+        if first is None:
+            found, first = axes, (images, labels)
+        elif not (np.array_equal(first[0], images) and np.array_equal(first[1], labels)):
+            return ""
+    return found

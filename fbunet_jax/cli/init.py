@@ -133,7 +133,8 @@ def _examined(config: Config, naming: "Reading | None", prog: str) -> "tuple[Fac
 def _print(facts: "Facts", check: "Check") -> None:
     """Print what was found and what is proposed."""
     from fbunet_jax.check.initial import feedback_mode
-    from fbunet_jax.check.naming_words import proposed
+    from fbunet_jax.check.naming_words import groups_in_names, proposed
+    from fbunet_jax.check.proposals import group_patterns
 
     grouped = f", group_pattern = {as_toml(facts.group_pattern)}" if facts.group_pattern else ""
     print(f"Found: {facts.summary}")
@@ -142,8 +143,17 @@ def _print(facts: "Facts", check: "Check") -> None:
     if facts.classes.classes and facts.layout == "folder" and not check.classes:
         print(f"Proposed classes: {as_toml(facts.classes.classes)} ({facts.classes.reason}) Feedback: ", end="")
         print(feedback_mode(facts.channels, len(facts.classes.classes)))
+    elif facts.layout == "folder" and not check.classes:
+        remedy = "Correct the labels, or write the classes into the file named below."
+        print(f"No classes are proposed: {facts.classes.reason} {remedy}")
     if facts.naming and (shown := proposed(facts.naming)):
         print(f"Proposed in [files]: {shown}")
+    said = facts.group_pattern or (facts.naming and (facts.naming.has_parts or groups_in_names(facts.naming.files)))
+    if not said and (beginning := next(group_patterns(facts.stems), None)):
+        print(
+            f"Not in force: group_pattern = {as_toml(beginning[0])}. The files have {beginning[1]} beginnings. Set it "
+            "if files of one beginning show one animal, slide or place, which must not be in training and test at once."
+        )
     if facts.division:
         print(f"Proposed folds: {facts.folds}{grouped}. {facts.division}")
     others = [each for each in check.faults if each.kind not in _BEFORE_A_DESCRIPTION]

@@ -59,7 +59,8 @@ def found_naming(root: Path, names: Names, prog: str) -> "Reading":
     Raises:
       DataError: nothing pairs, or several readings pair equally well.
     """
-    from fbunet_jax.check.naming import lacks_pages, propose_naming, read_as
+    from fbunet_jax.check.filenames import list_names
+    from fbunet_jax.check.naming import lacks_pages, noted, propose_naming, read_as
     from fbunet_jax.check.naming_words import nothing_pairs, question
 
     if names.images:
@@ -69,7 +70,7 @@ def found_naming(root: Path, names: Names, prog: str) -> "Reading":
         files = dataclasses.replace(files, sparse=lacks_pages(root, files))
         if (given := read_as(root, files)) is None or not given.pairs:
             raise DataError(f"No image of {root} pairs with a label by these patterns: {_first_of(root, files)}")
-        return given
+        return noted(given, list_names(root))
     proposal = propose_naming(root)
     if not proposal.readings:
         raise nothing_pairs(root, proposal, spelled("init", prog))

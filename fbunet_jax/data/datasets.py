@@ -60,6 +60,8 @@ class Dataset:
     own, or the normalisation needs none."""
     files: FilesConfig = field(default_factory=FilesConfig)
     """Names of the files that it was read from, by which predictions join channels and tell images from labels."""
+    channel_numbers: tuple[int, ...] = ()
+    """Those of ``{channel}`` in the names of the files, in order."""
 
     @classmethod
     def from_arrays(
@@ -220,7 +222,14 @@ def _read(source: Source, report: Callable[[DataError], None]) -> Dataset:
     if not images and not source.faults:
         report(Fault("missing-label", source.labels, "has no labelled page.", "Label some."))
     return Dataset(
-        tuple(images), tuple(labels), tuple(names), tuple(groups), tuple(classes), values, files=source.files
+        tuple(images),
+        tuple(labels),
+        tuple(names),
+        tuple(groups),
+        tuple(classes),
+        values,
+        files=source.files,
+        channel_numbers=source.channel_numbers,
     )
 
 

@@ -29,6 +29,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         described["label_values"] = list(dataset.label_values)
     if dataset.files != FilesConfig():
         described["files"] = to_table(dataset.files)
+    if dataset.channel_numbers:
+        described["channel_numbers"] = list(dataset.channel_numbers)
     return described
 
 

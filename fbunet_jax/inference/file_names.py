@@ -10,7 +10,7 @@ from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.listing import Listing, NamedFile, Role, list_named
 from fbunet_jax.data.layouts.nnunet import NAMES
 from fbunet_jax.data.layouts.pairing import ImageNaming, Naming, image_name, join_channels
-from fbunet_jax.data.layouts.patterns import CHANNEL, AmbiguousNameError, Pattern
+from fbunet_jax.data.layouts.patterns import CHANNEL, AmbiguousNameError, Pattern, whole
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES
 from fbunet_jax.errors import ConfigError, DataError, RunError
 from fbunet_jax.inference.zarr_input import is_zarr
@@ -41,6 +41,7 @@ class Patterns:
       whole: the text of each of these as it was in training.
       channels: how many channel files an image needs; 0: as many as any image has.
       digits: of the number of a channel; 0: any.
+      numbers: of the channels in training, if their names said them.
     """
 
     images: tuple[Pattern, ...]
@@ -48,6 +49,7 @@ class Patterns:
     whole: tuple[str, ...]
     channels: int
     digits: int
+    numbers: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -58,7 +60,9 @@ class Patterns:
     def naming(self) -> ImageNaming:
         """How channels are joined."""
         named = f", and the network was trained with {self.channels} channels" if self.channels else ""
-        return ImageNaming(self.images, channels=self.channels, named=named)
+        if self.numbers:
+            named = f", and the network was trained with the channels {', '.join(map(str, self.numbers))}"
+        return ImageNaming(self.images, channels=self.channels, numbers=self.numbers, named=named)
 
     @cached_property
     def _of_images(self) -> tuple[tuple[int, Pattern], ...]:
@@ -113,15 +117,21 @@ class Patterns:
 
     def _numbered(self, listed: Sequence[Sequence[NamedFile]]) -> tuple[Sequence[Sequence[NamedFile]], list[NamedFile]]:
         """Return the channel files, and those whose number is not that of a channel, such as ``frame_0012.tif``."""
-        if not self.channels:
+        count = self.channels or len(self.numbers)
+        if not count:
             return listed, []
         fields = sorted(self.images[0].identity)
-        known = {f"{number:0{self.digits}d}" for number in range(self.channels)}
-        have = {self.images[0].key(file.values, fields) for file in listed[0] if file.values[CHANNEL] in known}
+        numbers = self.numbers or range(self.channels)
+        known = {f"{number:0{self.digits or 1}d}" for number in numbers}
+
+        def is_known(digits: str) -> bool:
+            return (digits if self.digits else str(whole(digits))) in known
+
+        have = {self.images[0].key(file.values, fields) for file in listed[0] if is_known(file.values[CHANNEL])}
         channels, others = list[NamedFile](), list[NamedFile]()
         for file in listed[0]:
             # with one channel, a further number can only be that of an image
-            is_one = file.values[CHANNEL] in known or self.channels > 1
+            is_one = is_known(file.values[CHANNEL]) or count > 1
             is_channel = is_one and self.images[0].key(file.values, fields) in have
             (channels if is_channel else others).append(file)
         return [channels], others
@@ -137,6 +147,7 @@ class RunNaming:
       ignored: patterns of files that are neither.
       channels: how many channel files an image needs, where they are numbered from 0; 0: not known.
       digits: of the number of a channel; 0: any.
+      numbers: of the channels in training, if their names said them.
     """
 
     images: tuple[Pattern, ...]
@@ -144,6 +155,7 @@ class RunNaming:
     ignored: tuple[Pattern, ...] = ()
     channels: int = 0
     digits: int = 0
+    numbers: tuple[int, ...] = ()
 
     @property
     def joins(self) -> bool:
@@ -173,8 +185,8 @@ class RunNaming:
         except DataError:  # what is left of them does not have the same braces
             return
         kept = [(pattern.text, tail) for pattern in (self.labels, *self.ignored) for tail in self._beside(pattern, cut)]
-        others, whole = tuple(tail for _, tail in kept), tuple(text for text, _ in kept)
-        yield Patterns(images, others, whole, self.channels, self.digits)
+        others, texts = tuple(tail for _, tail in kept), tuple(text for text, _ in kept)
+        yield Patterns(images, others, texts, self.channels, self.digits, self.numbers)
 
     def _beside(self, pattern: Pattern, cut: int) -> Iterator[Pattern]:
         """Yield what is left of the pattern of other files, if that can tell them from images."""
@@ -209,7 +221,7 @@ def naming_of(run: Run) -> RunNaming | None:
         raise RunError(f"{run.dataset} is damaged: {error} {RESTORE}") from error
     if files == NAMES:
         return RunNaming(images, naming.labels, channels=dataset["channels"], digits=_NNUNET_DIGITS)
-    return RunNaming(images, naming.labels, ignored)
+    return RunNaming(images, naming.labels, ignored, numbers=tuple(dataset.get("channel_numbers", ())))
 
 
 def _of_any_type(patterns: Sequence[Pattern]) -> Iterator[tuple[int, Pattern]]:

@@ -117,7 +117,7 @@ def _of_folder(folder: Path, naming: RunNaming | None, inputs: Inputs) -> list[I
     if not images and not faults and here:
         raise DataError(
             f"{folder} holds only files that are not images by their names ({'; '.join(passed)}). Give the folder of "
-            "the images, or the files one by one."
+            "the images or, if these are the images, the files one by one."
         )
     if not images and not faults:
         inner = next((each.name for each in listed(folder) if each.is_dir()), "")

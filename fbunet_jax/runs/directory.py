@@ -197,6 +197,8 @@ class DatasetDescription(TypedDict):
     """Value of each class in the label files, in class order; versions before 0.2 did not store it."""
     files: NotRequired[dict[str, Any]]
     """How its files are called, see `FilesConfig`; where they are not those of a folder each."""
+    channel_numbers: NotRequired[list[int]]
+    """Those of ``{channel}`` in the names of its files."""
 
 
 def _evaluation_name(split: str) -> str:

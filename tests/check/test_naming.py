@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fbunet_jax.check.filenames import list_names
 from fbunet_jax.check.naming import lacks_pages, propose_naming
-from fbunet_jax.check.naming_words import files_table, question, recognised
+from fbunet_jax.check.naming_words import files_table, nothing_pairs, question, recognised
 from fbunet_jax.config import FilesConfig
 from fbunet_jax.data.layouts.folder import list_pairs
 from fbunet_jax.data.layouts.pairing import pair
@@ -87,6 +87,14 @@ def test_each_tool_is_recognised_and_its_files_pair_as_described(name, tmp_path)
     (("{{{a}}} [1].png", "{{{a}}} [1]_mask.png"), ["{}.png", "{}_mask.png"]),
     (("t{{1}}/{a}_im.png", "t{{1}}/{a}_mask.png"), ["t{{1}}/{}_im.png", "t{{1}}/{}_mask.png"]),
     (("t{z}.tif", "man_seg{z}.tif"), ["t{}.tif", "man_seg{}.tif"]),
+    (("in/r01c{z}f01-ch1sk1fk1fl1.tiff", "in/r01c{z}f01-ch2sk1fk1fl1.tiff", "Masks/r01c{z}f01.png"),
+     ["in/{}-ch1sk1fk1fl1.tiff", "in/{}-ch2sk1fk1fl1.tiff", "Masks/{}.png"]),
+    (("ch00/{a}_ch00.tif", "ch01/{a}_ch01.tif", "gt/{a}.tif"), ["ch00/{}_ch00.tif", "ch01/{}_ch01.tif", "gt/{}.tif"]),
+    (("s{n}_w1.TIF", "s{n}_w2.TIF", "s{n}_w1_mask.tif"), ["{}_w1.TIF", "{}_w2.TIF", "{}_w1_mask.tif"]),
+    (("images/s{n}_C1.tif", "images/s{n}_C2.tif", "labels/s{n}_C1.tif"),
+     ["images/{}_C1.tif", "images/{}_C2.tif", "labels/{}_C1.tif"]),
+    (("img/{a}.png", "ann/{a}.png"), ["img/{}.png", "ann/{}.png"]),
+    (("Bilder/{a}.tif", "Masken/{a}.tif"), ["Bilder/{}.tif", "Masken/{}.tif"]),
     (("data/{a}.png", "data/{a} annotated by JD.png"), ["data/{}.png", "data/{} annotated by JD.png"]),
     (("train/images/{z}.png", "train/masks/{z}.png", "test/images/{z}.png"),
      ["train/images/{}.png", "train/masks/{}.png"]),
@@ -113,6 +121,13 @@ def test_names_of_several_types_leave_the_suffix_open(tmp_path):
     (("foo/{a}.tif", "bar/{a}.tif"), {("foo/{}.tif", "bar/{}.tif"), ("bar/{}.tif", "foo/{}.tif")}),
     (("{a}.tif", "{a}_foo.tif"), {("{}.tif", "{}_foo.tif"), ("{}_foo.tif", "{}.tif")}),
     (("{a}.tif", "{a}.png"), {("{}.tif", "{}.png"), ("{}.png", "{}.tif")}),
+    (("Actin/{a}.tif", "Hoechst/{a}.tif", "labels/{a}.tif"),
+     {("Actin/{}.tif", "labels/{}.tif"), ("Hoechst/{}.tif", "labels/{}.tif"),
+      ("Actin/{}.tif", "Hoechst/{}.tif", "labels/{}.tif")}),
+    (("images/{a}.png", "masks/rater1/{a}.png", "masks/rater2/{a}.png"),
+     {("images/{}.png", "masks/rater1/{}.png"), ("images/{}.png", "masks/rater2/{}.png")}),
+    (("JPEGImages/{a}.jpg", "SegmentationClass/{a}.png", "SegmentationObject/{a}.png"),
+     {("JPEGImages/{}.jpg", "SegmentationClass/{}.png"), ("JPEGImages/{}.jpg", "SegmentationObject/{}.png")}),
     (("{a}.tif", "{a}.png", "{a}_mask.png"),
      {("{}.tif", "{}_mask.png"), ("{}.png", "{}_mask.png"), ("{}.png", "{}.tif", "{}_mask.png")}),
     (("{a}.tif", "{a}_cell_mask.tif", "{a}_nucleus_mask.tif"),
@@ -130,6 +145,43 @@ def test_readings_that_pair_equally_well_are_asked_about(files, expected, tmp_pa
     for reading in readings:
         assert f'labels = "{reading.files.labels}"' in text
     assert f"--labels '{readings[0].files.labels}'" in text
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    (("{a}_ROI.png", "{a}.ome.tif"), ["{}.tif", "{}_ROI.png"]),
+    (("drawn {a}.png", "{a}.tif"), ["{}.tif", "drawn {}.png"]),
+    (("trainB/{a}.png", "trainA/{a}.png"), ["trainA/{}.png", "trainB/{}.png"]),
+    (("JPEGImages/{a}.jpg", "SegmentationObject/{a}.png", "SegmentationClass/{a}.png"),
+     ["JPEGImages/{}.jpg", "SegmentationClass/{}.png"]),
+])  # fmt: skip
+def test_of_several_readings_the_likely_one_is_shown_first_and_as_the_example(files, expected, tmp_path):
+    readings = propose_naming(folder(tmp_path, *files)).readings
+
+    assert patterns(readings[0]) == expected
+    assert f"--labels '{expected[1]}'" in str(question(tmp_path, readings, "fbunet init"))
+
+
+def test_images_that_no_pattern_describes_are_named_in_a_note(tmp_path):
+    root = folder(tmp_path, "images/{a}.tif", "labels/{a}.tif")
+    (root / "images" / "a.txt").touch()
+    assert only(root).notes == ()
+
+    (note,) = only(folder(root, "scans/{a}.tif")).notes
+
+    assert note.startswith("5 other image files are not used (scans/b.tif, scans/c.tif, scans/d.tif and 2 more).")
+
+
+@pytest.mark.parametrize(("files", "words", "absent"), [
+    (("images/{a}.tif", "coco.json"), "If coco.json holds the labels as outlines", "JPEG"),
+    (("images/{a}.jpg", "masks/task-{n}.png"), "do not say which label belongs to which image", "JPEG"),
+    (("images/{a}.png", "masks/{a}.jpg"), "5 of these files are JPEG", "outlines"),
+    (("images/{a}.png", "labels/{a}.mat"), "Not read: labels/b.mat, labels/c.mat, labels/d.mat and 2 more.", "JPEG"),
+])  # fmt: skip
+def test_where_nothing_pairs_only_what_can_be_the_reason_is_said(files, words, absent, tmp_path):
+    text = str(nothing_pairs(tmp_path, propose_naming(folder(tmp_path, *files)), "fbunet init"))
+
+    assert words in text
+    assert absent not in text
 
 
 def test_whether_pages_count_from_0_or_1_is_asked_where_both_are_possible(tmp_path):
@@ -156,6 +208,13 @@ def test_what_cellpose_derives_is_ignored_and_an_image_without_label_is_not(tmp_
     assert "# PROPOSED" in table
     assert "# sparse = true" in table
     assert "3 images without a label (new1.tif, new2.tif, new3.tif)" in "\n".join(recognised(reading))
+
+
+def test_earlier_predictions_are_ignored(tmp_path):
+    reading = only(folder(tmp_path, "{a}.tif", "{a}_mask.tif", "{a}_pred.tif", "{a}_predicted.png"))
+
+    assert patterns(reading) == ["{}.tif", "{}_mask.tif"]
+    assert reading.files.ignore == ("*_pred.tif", "*_predicted.png")
 
 
 def test_an_overlay_of_a_mask_is_not_a_label(tmp_path):
@@ -190,6 +249,34 @@ def test_a_test_folder_without_labels_is_named_for_predict(tmp_path):
     reading = only(folder(tmp_path, "train/images/{z}.png", "train/masks/{z}.png", "test/images/{z}.png"))
 
     assert reading.notes == ("test/ has no labels: train on train/, and give the images of test/ to fbunet predict.",)
+
+
+def test_a_validation_folder_with_labels_of_an_unknown_name_is_not_said_to_lack_them(tmp_path):
+    folder(tmp_path, "train/pics/{z}.png", "train/foo/{z}.png", "test/pics/{z}.png")
+    reading = only(folder(tmp_path, "val/pics/{a}.png", "val/foo/{a}.png", count=2))
+
+    first, second = reading.notes
+    assert first.startswith("test/ has no labels")
+    assert second.startswith("4 other image files are not used (val/foo/b.png, ")
+
+
+def test_a_part_without_labels_beside_two_with_labels_is_left_out(tmp_path):
+    folder(tmp_path, "train/images/{a}.png", "train/masks/{a}.png", "val/images/{n}.png", "val/masks/{n}.png")
+    reading = only(folder(tmp_path, "test/images/{z}.png"))
+
+    assert (reading.files.sparse, reading.left) == (True, 0)
+    assert reading.notes[0].startswith("test/: no labels, so these images are left out")
+
+
+@pytest.mark.parametrize(("files", "words"), [
+    (("train/images/{a}.png", "train/masks/{a}.png", "val/images/{n}.png", "val/masks/{n}.png"),
+     "train/, val/: not kept as parts of a fold, which needs labels for training and test."),
+    (("01/t{z}.tif", "01_ST/SEG/man_seg{z}.tif", "02/t{z}.tif", "02_ST/SEG/man_seg{z}.tif"), "fewer than 3 folders"),
+])  # fmt: skip
+def test_folders_that_are_neither_groups_nor_parts_are_noted(files, words, tmp_path):
+    (note,) = only(folder(tmp_path, *files)).notes
+
+    assert words in note
 
 
 def test_tiles_of_two_slides_are_their_own_groups_and_a_note_says_what_that_means(tmp_path):
@@ -277,3 +364,9 @@ def test_the_proposal_pairs_exactly_the_right_files(tmp_path_factory, stems, bef
     reading = only(root)
 
     assert {(*images, *labels) for _, _, images, labels in paired(root, reading.files)} == expected
+
+
+def test_channels_are_proposed_in_the_order_of_their_numbers(tmp_path):
+    folder(tmp_path, *(f"s{{n}}_c{channel}.tif" for channel in range(1, 13)), "s{n}_mask.tif")
+
+    assert patterns(only(tmp_path))[:-1] == [f"{{}}_c{channel}.tif" for channel in range(1, 13)]

@@ -5,6 +5,7 @@ import tomllib
 
 import numpy as np
 import pytest
+import tifffile
 
 from fbunet_jax.cli import main
 from fbunet_jax.config import FilesConfig, load_config
@@ -93,6 +94,14 @@ def test_two_readings_are_a_question_that_the_options_answer(tmp_path, capsys):
     assert "No faults." in run(capsys, "check", tmp_path, "--out", tmp_path / "page.html")
 
 
+def test_files_that_the_given_patterns_do_not_describe_are_named(tmp_path, capsys):
+    folder(tmp_path, "images/{}.png", "mask/{}.png", "1st_manual/{}_seg.png")
+
+    text = run(capsys, "init", tmp_path, "--images", "images/{}.png", "--labels", "1st_manual/{}_seg.png")
+
+    assert "Note: 5 other image files are not used (mask/a.png, mask/b.png, mask/c.png and 2 more)." in text
+
+
 def test_labels_in_colour_lead_to_a_check_that_lists_them(tmp_path, capsys):
     folder(tmp_path, "{}.png")
     for number in range(5):
@@ -105,6 +114,44 @@ def test_labels_in_colour_lead_to_a_check_that_lists_them(tmp_path, capsys):
     options = ("--data.files.images", "{}.png", "--data.files.labels", "{}_mask.png")
     assert f"check {shlex.join(map(str, (tmp_path, *options)))} lists all." in text
     assert "label-colours" in run(capsys, "check", tmp_path, *options, "--out", tmp_path / "page.html", code=1)
+
+
+def test_beginnings_that_may_be_groups_are_printed_where_names_say_no_group(tmp_path, capsys):
+    for root in (tmp_path / "flat", tmp_path / "folders"):
+        for patient in ("P1", "P2", "P3"):
+            for slice_ in ("a", "b"):
+                image, objects = scene(ord(slice_) + int(patient[1]))
+                inner = root if root.name == "flat" else root / patient
+                save(inner / f"{patient}_{slice_}.png", image)
+                save(inner / f"{patient}_{slice_}_mask.png", classes(objects))
+
+    assert 'Not in force: group_pattern = "^([^_-]+)[_-]". The files have 3 beginnings.' in run(
+        capsys, "init", tmp_path / "flat"
+    )
+    assert "group_pattern" not in run(capsys, "init", tmp_path / "folders")
+
+
+def test_labels_of_one_value_are_said_to_propose_no_classes(tmp_path, capsys):
+    for name in "abc":
+        save(tmp_path / f"{name}.png", scene(1)[0])
+        save(tmp_path / f"{name}_mask.png", np.full((48, 48), 255, np.uint8))
+
+    assert "No classes are proposed: The labels hold one value only." in run(capsys, "init", tmp_path)
+    assert "# To be set: The labels hold one value only." in (tmp_path / "dataset.toml").read_text()
+
+
+def test_a_label_stack_without_metadata_has_the_axes_of_its_image(tmp_path, capsys):
+    for number in range(3):
+        scenes = [scene(10 * number + page) for page in range(4)]
+        pages = np.stack([image for image, _ in scenes])
+        tifffile.imwrite(tmp_path / f"s{number}.tif", pages, imagej=True, metadata={"axes": "ZYX"})
+        labels = np.stack([classes(objects) for _, objects in scenes])
+        tifffile.imwrite(tmp_path / f"s{number}_mask.tif", labels, photometric="minisblack", metadata=None)
+
+    assert "Found: 12 of 48 x 48 pixels" in run(capsys, "init", tmp_path)
+
+    assert tomllib.loads((tmp_path / "dataset.toml").read_text())["axes"] == "ZYX"
+    assert "No faults." in run(capsys, "check", tmp_path, "--out", tmp_path / "page.html")
 
 
 def test_out_puts_the_names_into_the_settings(tmp_path, capsys):

@@ -29,10 +29,11 @@ def found(inputs):
     return [image.path for image in images]
 
 
-def run_of(path, channels=1, layout="folder", files=None):
+def run_of(path, channels=1, layout="folder", files=None, numbers=()):
     """Write what a run knows of its data set."""
     dataset = {"class_names": ["a", "b"], "channels": channels, "fingerprint": "0f"}
     dataset |= {} if files is None else {"files": files}
+    dataset |= {"channel_numbers": list(numbers)} if numbers else {}
     config = Config(data=DataConfig(layout=layout, root="gone"))
     return create_or_open(path / "run", config, folds='{"folds": []}', dataset=dataset)
 
@@ -196,6 +197,19 @@ def test_the_images_that_are_whole_are_kept_where_another_lacks_a_channel(tmp_pa
     assert faults == [
         f"{tmp_path / 'in/b_c1.tif'} is a channel of an image, and there is no b_c2.tif. Add the missing file."
     ]
+
+
+def test_channels_of_other_numbers_than_in_training_are_not_taken_for_them(tmp_path):
+    described = {"channels": 2, "files": {"images": "{}_c{channel}.tif", "labels": "{}_m.tif"}, "numbers": (1, 2)}
+    touch(tmp_path / "in", "a_c1.tif", "a_c02.tif", "b_c2.tif", "b_c3.tif", "c_c0.tif", "c_c1.tif", "c_c2.tif")
+    touch(tmp_path / "in", "frame_c12.tif")
+
+    names, faults, _ = names_of(tmp_path, [tmp_path / "in"], **described)
+
+    assert names == ["a", "frame_c12"]
+    assert [str(tmp_path) in each for each in faults] == [True, True]
+    assert "no b_c1.tif, and the network was trained with the channels 1, 2" in faults[0]
+    assert "c_c0.tif is channel 0, and the network was trained with the channels 1, 2" in faults[1]
 
 
 def test_channels_in_different_folders_are_not_joined_unless_the_patterns_have_these_folders(tmp_path):

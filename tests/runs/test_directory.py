@@ -70,6 +70,14 @@ def test_other_settings_are_refused_and_each_difference_is_named(tmp_path):
         assert difference in str(error.value)
 
 
+def test_files_that_are_not_read_may_be_named_in_between(tmp_path):
+    names = {"images": "{}.tif", "labels": "{}_seg.png", "ignore": []}
+    open_run(tmp_path, files=names)
+    open_run(tmp_path, files=names | {"ignore": ["*_flows.tif"]})
+    with pytest.raises(RunError, match="files of the data was"):
+        open_run(tmp_path, files=names | {"labels": "{}_mask.png"})
+
+
 @pytest.mark.parametrize("changes", [{"class_names": ["b", "a"]}, {"channels": 3}, {"fingerprint": ""}])
 def test_other_data_are_refused(tmp_path, changes):
     open_run(tmp_path)

@@ -21,8 +21,8 @@ from fbunet_jax.data.layouts.description import (
     read_description,
 )
 from fbunet_jax.data.layouts.listing import Listing, Role, list_named, shown, way_on
-from fbunet_jax.data.layouts.pairing import Naming, Pairs, pair
-from fbunet_jax.data.layouts.patterns import GROUP, PAGE, Pattern
+from fbunet_jax.data.layouts.pairing import Naming, Pairs, channel_numbers, pair
+from fbunet_jax.data.layouts.patterns import GROUP, PAGE, Pattern, whole
 from fbunet_jax.data.layouts.reading import object_faults, read_unit
 from fbunet_jax.data.layouts.sources import Source, Unit
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_label
@@ -64,8 +64,8 @@ def open_folder(config: DataConfig) -> Source:
     if not faults:  # of which these would follow
         faults = described(description, labels[0].path)
     faults = [*listing.faults, *pairs.faults, *faults]
-    faults += _part_faults(naming, pairs, config)
     units, group_faults = grouped(pairs, description.group_pattern, pages=naming.pages_in_labels)
+    faults += _part_faults(naming, units, config, description.group_pattern)
     return Source(
         units,
         partial(read_unit, description=description, config=config),
@@ -76,6 +76,7 @@ def open_folder(config: DataConfig) -> Source:
         (*faults, *group_faults),
         naming=_sentence(description.files, pairs, listing),
         files=description.files,
+        channel_numbers=channel_numbers(naming, listing.files[:-1]),
     )
 
 
@@ -170,12 +171,14 @@ def described(description: Description, first_label: Path) -> list[Fault]:
     except DataError:
         return [Fault("classes-undescribed", "", "The classes are not described.", UNDESCRIBED)]
     shown_values = ", ".join(map(str, found[:12])) + (" …" if found[12:] else "")
-    sentence = f"The classes are not described; {first_label} holds the values {shown_values}."
+    sentence = (
+        f"The classes are not described; {first_label} holds the value{'s' if len(found) > 1 else ''} {shown_values}."
+    )
     return [Fault("classes-undescribed", "", sentence, UNDESCRIBED)]
 
 
 UNDESCRIBED = (
-    "Say what they mean in dataset.toml beside images/ and labels/, or in data.classes: "
+    "Say what they mean in dataset.toml in the folder of the data set, or in data.classes: "
     "classes = {background = 0, nucleus = 1}. The command fbunet init writes a proposal."
 )
 
@@ -198,25 +201,27 @@ def grouped(pairs: Pairs, pattern: str, *, pages: bool = False) -> tuple[tuple[U
                 raise Fault("group-pattern", "", found, "Remove it, or {group} and {page} from [files].")
             if pattern:
                 part = f"{group.partition('/')[0]}/" if image.has_part else ""
-                group = part + group_of(image.name, pattern)
+                group = part + group_of(image.own_name, pattern)
         except Fault as fault:
             faults.setdefault(str(fault), fault)
-        numbers = tuple(int(each.values[PAGE][-9:]) for each in labels) if pages else ()
+        numbers = tuple(whole(each.values[PAGE]) for each in labels) if pages else ()
         files = (*image.files, *(each.path for each in labels))
         units.append(Unit(image.name, group, files, len(labels), numbers))
     return tuple(units), list(faults.values())
 
 
-def _part_faults(naming: Naming, pairs: Pairs, config: DataConfig) -> list[Fault]:
-    """Return what does not fit between {split}, the fold scheme, and {group}."""
+def _part_faults(naming: Naming, units: Sequence[Unit], config: DataConfig, group_pattern: str) -> list[Fault]:
+    """Return what does not fit between {split}, the fold scheme, and the groups that names say."""
     if naming.has_parts == (config.fold_scheme == "split"):
         parts: dict[str, str] = {}
-        for image in pairs.images if naming.has_parts and GROUP in naming.labels.fields else []:
-            part, _, group = image.group.partition("/")
+        says_group = group_pattern or GROUP in naming.labels.fields
+        for unit in units if naming.has_parts and says_group else []:
+            part, _, group = unit.group.partition("/")
             if (other := parts.setdefault(group, part)) != part:
                 found = f"is of the group {group!r}, which is in {other} too, so the test would not be of new groups."
-                remedy = "Move the group into one part; or write {} in the place of {group}, if it is no group."
-                return [Fault("split", image.files[0], found, remedy)]
+                remedy = "write {} in the place of {group}, if it is not a group."
+                remedy = "remove group_pattern, if what it finds is not a group." if group_pattern else remedy
+                return [Fault("split", unit.files[0], found, f"Move the group into one part; or {remedy}")]
         return []
     if naming.has_parts:
         found = "The names say what is for training and for test ({split}), but "

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.listing import Listing, NamedFile
-from fbunet_jax.data.layouts.patterns import CHANNEL, GROUP, PAGE, SPLIT, Pattern, part_of
+from fbunet_jax.data.layouts.patterns import CHANNEL, GROUP, PAGE, SPLIT, Pattern, part_of, whole
 from fbunet_jax.user_files import same_name, stem
 
 Key = tuple[str, ...]
 
 _CHANNEL_WORD = re.compile(rf"[_\-. ]*[A-Za-z]*\{{{CHANNEL}\}}")
-_PIECE = re.compile(r"\{\w+\}|.", re.DOTALL)
+_PIECE = re.compile(r"\{\w+\}|[^\W_]+|.", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class ImageNaming:
     Attributes:
       images: a pattern for each channel file, or one for all.
       channels: how many channel files an image needs; 0: as many as any image has.
+      numbers: those of the channels that an image needs, if they are known; else those that any image has.
       named: what says how many channels there are, for messages, such as ", of which dataset.json names 2".
     """
 
     images: tuple[Pattern, ...]
     channels: int = field(default=0, kw_only=True)
+    numbers: tuple[int, ...] = field(default=(), kw_only=True)
     named: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,11 @@ class NamedImage:
     key: Key
     values: Mapping[str, str]
 
+    @property
+    def own_name(self) -> str:
+        """The name without the part, if it begins with one."""
+        return self.name.removeprefix(f"{self.values.get(SPLIT, '')}/")
+
 
 @dataclass
 class Pairs:
@@ -166,16 +173,19 @@ def join_channels(naming: ImageNaming, listed: Sequence[Sequence[NamedFile]], fa
     for number, (pattern, files) in enumerate(zip(naming.images, listed, strict=True)):
         for file in files:
             key = pattern.key(file.values, fields)
-            channel = int(file.values[CHANNEL][-9:]) if numbered else number
+            channel = whole(file.values[CHANNEL]) if numbered else number
             if (other := alike.setdefault((same_name("/".join(key)), channel), file)) is not file:
                 found = f"and {other.path} have the same name."
                 faults.append(Fault("same-name", file.path, found, "Keep one of them."))
             else:
                 channels.setdefault(key, {})[channel] = file
     wanted = set(range(naming.channels or len(naming.images)))
-    if numbered and not naming.channels:
+    if naming.numbers:
+        wanted = set(naming.numbers)
+    elif numbered and not naming.channels:
         wanted = {channel for found in channels.values() for channel in found}
-    images = []
+    images: list[NamedImage] = []
+    names: dict[str, NamedImage] = {}
     for key, here in channels.items():
         first = here[min(here)]
         alone = numbered and naming.channels and set(here) == {0}
@@ -192,8 +202,20 @@ def join_channels(naming: ImageNaming, listed: Sequence[Sequence[NamedFile]], fa
             faults.append(Fault("missing-channel", here[extra[0]].path, found, "Move it elsewhere."))
         else:
             paths = tuple(here[channel].path for channel in sorted(here))
-            images.append(_image(naming.images, first, paths, key))
+            image = _image(naming.images, first, paths, key)
+            if (twin := names.setdefault(same_name(image.name), image)) is image:
+                images.append(image)
+            else:
+                found = f"and {twin.files[0]} would both be called {twin.name!r}."
+                faults.append(Fault("same-name", first.path, found, "Rename one of them."))
     return images
+
+
+def channel_numbers(naming: ImageNaming, listed: Sequence[Sequence[NamedFile]]) -> tuple[int, ...]:
+    """Return the numbers that the names of image files say, in order; none where no name says one."""
+    if CHANNEL not in naming.images[0].fields:
+        return ()
+    return tuple(sorted({whole(file.values[CHANNEL]) for files in listed for file in files}))
 
 
 def _by_key(
@@ -217,9 +239,10 @@ def _image(patterns: Sequence[Pattern], file: NamedFile, files: tuple[Path, ...]
     name = image_name(patterns, file)
     values = file.values
     spelled = values.get(SPLIT, "")
-    group = values.get(GROUP, "")
-    if not group and PAGE in values:
-        group = "_".join(value for field, value in values.items() if field not in (PAGE, CHANNEL, SPLIT)) or "stack"
+    # numbers without their zeros, as in pairs
+    of_group = [GROUP] if GROUP in values else [each for each in values if each not in (PAGE, CHANNEL, SPLIT)]
+    group = "_".join(patterns[0].key(values, of_group)) if GROUP in values or PAGE in values else ""
+    group = group or ("stack" if PAGE in values else "")
     has_group = bool(group)
     if spelled:
         group = f"{part_of(spelled)}/{group or name.removeprefix(f'{spelled}/')}"
@@ -234,8 +257,10 @@ def image_name(patterns: Sequence[Pattern], file: NamedFile) -> str:
     forms = [_PIECE.findall(_CHANNEL_WORD.sub("", pattern.file.filled)) for pattern in patterns]
     start = common_start(forms)
     end = common_start([form[len(start) :][::-1] for form in forms])[::-1]
+    if start and end and {start[-1], end[0]} <= set("_-. "):  # of the word that differed
+        del end[0]
     form = "".join(start + end).strip("_-. ")
-    if "{" not in form:
+    if any(f"{{{each}}}" not in form for each in first.file.fields if each != CHANNEL) or "{" not in form:
         form = "_".join(f"{{{each}}}" for each in first.file.fields if each != CHANNEL) or form
     return first.name(file.folders, form.format(**file.values).strip("_-. "))
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import comb
 from pathlib import Path
 
 from fbunet_jax.data.readers.image_files import IMAGE_SUFFIXES
@@ -30,6 +31,9 @@ SPLIT_WORDS = tuple(_PART_OF)
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\*|[{}]|[^{}*]+")
 _FIELD = re.compile(r"([A-Za-z][A-Za-z0-9_]*)?(:0?[0-9]*d)?")
 _UNKNOWN_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
+_DIGITS = re.compile(r"[0-9]+")
+_MOST_DIGITS = 4000
+_MOST_READINGS = 100_000
 _HELP = "docs/data.md#names-as-they-are describes patterns."
 
 Values = Mapping[str, str]
@@ -55,6 +59,7 @@ class _Component:
       longest, shortest: two regular expressions that prefer long and short fields: where they agree there is only one
         way to read a name.
       filled: a format string for the fields.
+      between: what is fixed before, between and after the texts that can vary.
     """
 
     text: str
@@ -63,6 +68,7 @@ class _Component:
     shortest: re.Pattern[str]
     fields: tuple[str, ...]
     filled: str
+    between: tuple[str, ...] = ()
 
     def match(self, name: str) -> dict[str, str] | None:
         """Return what the fields hold, or None.
@@ -70,6 +76,10 @@ class _Component:
         Raises:
           AmbiguousNameError: there is more than one way.
         """
+        if len(self.between) > 1 and not (name.startswith(self.between[0]) and name.endswith(self.between[-1])):
+            return None
+        if self._is_endless(name):
+            raise AmbiguousNameError(name)
         found = self.longest.fullmatch(name)
         if found is None:
             return None
@@ -77,6 +87,14 @@ class _Component:
         if other is None or found.groups() != other.groups():
             raise AmbiguousNameError(name)
         return found.groupdict()
+
+    def _is_endless(self, name: str) -> bool:
+        """Say whether what separates the texts is in a name so often that to try all places would take minutes."""
+        if len(self.between) < 5:
+            return False
+        inner = self.between[1:-1]
+        places = max(name.count(each) if each else len(_DIGITS.findall(name)) for each in inner)
+        return comb(places, len(inner)) > _MOST_READINGS
 
 
 class Pattern:
@@ -189,13 +207,19 @@ class Pattern:
 
     def _component(self, text: str) -> _Component:
         longest, shortest, filled, plain, fields = "", "", "", "", dict[str, bool]()
-        varies, before = False, ""
+        varies, before, between, numbered_start = False, "", [""], False
         for token in _TOKEN.finditer(text):
             word = token[0]
             is_hole = word == "*" or (word.startswith("{") and token[1] is not None)
             if is_hole and before and not any(self._is_number(each) for each in (before, word)):
                 raise self.error("two braces or stars stand side by side, so nobody could say where one ends")
             before = word if is_hole else ""
+            if is_hole and not self._is_number(word):
+                between.append("")
+            elif is_hole and len(between) > 1:  # of what stands on both sides of a number, one is enough
+                between[-1] = ""
+            between[-1] += "" if is_hole or numbered_start else _unescaped(word)
+            numbered_start = len(between) == 1 and (numbered_start or is_hole)
             if word == "*":
                 varies, longest, shortest, filled = True, f"{longest}.*", f"{shortest}.*?", f"{filled}*"
                 continue
@@ -206,18 +230,19 @@ class Pattern:
                 continue
             if word in ("{", "}"):
                 raise self.error(f"{word} has no counterpart; {{{{ and }}}} are braces in a name")
-            word = word.replace("{{", "{").replace("}}", "}")
-            word = composed(word)
+            word = _unescaped(word)
             plain, longest, shortest = plain + word, longest + re.escape(word), shortest + re.escape(word)
             filled += word.replace("{", "{{").replace("}", "}}")
-        flags = re.DOTALL
+        if fields and text.count("*") > 1:  # with one, the longest and the shortest way to read a name tell of others
+            raise self.error("more than one * stands beside braces in one name, so nobody could say what these hold")
         return _Component(
             text,
             "" if varies else plain,
-            re.compile(longest, flags),
-            re.compile(shortest, flags),
+            re.compile(longest, re.DOTALL),
+            re.compile(shortest, re.DOTALL),
             tuple(fields),
             filled,
+            tuple(between),
         )
 
     @staticmethod
@@ -253,6 +278,15 @@ class Pattern:
         return DataError(f"{self._setting} = {self.text!r}: {found}. {_HELP}")
 
 
+def _unescaped(word: str) -> str:
+    return composed(word.replace("{{", "{").replace("}}", "}"))
+
+
+def whole(digits: str) -> int:
+    """Return the number of a page or channel; of thousands of digits, which int() refuses, the last."""
+    return int(digits[-_MOST_DIGITS:])
+
+
 def _number(text: str) -> str:
-    """Return digits in a form in which equal numbers are equal, however long: int() refuses thousands of digits."""
+    """Return digits in a form in which equal numbers are equal, however long."""
     return text.lstrip("0").rjust(1, "0")

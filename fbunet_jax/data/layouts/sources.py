@@ -96,6 +96,7 @@ class Source:
       no_data: what becomes of an image with a value that stands for no data.
       naming: how the names of the files pair, in a sentence; empty where a folder for each says it.
       files: the names of the files, for predictions of such images.
+      channel_numbers: those of ``{channel}`` in the names, in order.
     """
 
     units: tuple[Unit, ...]
@@ -110,6 +111,7 @@ class Source:
     no_data: NoDataRule = "refuse"
     naming: str = ""
     files: FilesConfig = field(default_factory=FilesConfig)
+    channel_numbers: tuple[int, ...] = ()
 
     def reworded(self, error: DataError) -> DataError:
         """Return a fault with this source's own remedy for its kind, if there is one."""

@@ -11,6 +11,10 @@ from fbunet_jax.check.checks import check_dataset
 from fbunet_jax.config import DataConfig, FilesConfig
 from fbunet_jax.data.datasets import load_dataset, open_source
 from fbunet_jax.data.folds import make_folds
+from fbunet_jax.data.identity import describe
+from fbunet_jax.data.layouts.listing import NamedFile
+from fbunet_jax.data.layouts.pairing import image_name
+from fbunet_jax.data.layouts.patterns import Pattern
 from fbunet_jax.errors import ConfigError, DataError
 from tests.tool_sets import classes, save, scene
 
@@ -148,6 +152,25 @@ def test_numbers_pair_whatever_their_zeros(tmp_path):
     assert dataset.names == ("img_1", "img_2", "img_10")
     for number, label in zip((1, 2, 10), dataset.labels, strict=True):
         np.testing.assert_array_equal(label, classes(scene(number)[1]))
+
+
+@pytest.mark.parametrize(("images", "name"), [
+    (("{}_w1.tif", "{}_w2.tif"), "A01_s1"),
+    (("{}_c1_ORG.tif", "{}_c2_ORG.tif"), "A01_s1_ORG"),
+    (("{}-ch1sk1fk1fl1.tif", "{}-ch2sk1fk1fl1.tif"), "A01_s1"),
+    (("C1-{}.tif", "C2-{}.tif"), "A01_s1"),
+    (("dapi {}.tif", "gfp {}.tif"), "A01_s1"),
+])  # fmt: skip
+def test_an_image_is_called_by_the_words_that_its_channel_files_share(images, name, tmp_path):
+    file = NamedFile(tmp_path / images[0].format("A01_s1"), {"_1": "A01_s1"}, ())
+
+    assert image_name([Pattern(each) for each in images], file) == name
+
+
+def test_all_that_tells_images_apart_is_in_their_names(tmp_path):
+    file = NamedFile(tmp_path / "3_a_7_b.tif", {"_1": "3", "_2": "7"}, ())
+
+    assert image_name([Pattern("{}_a_{}_b.tif"), Pattern("{}_c_{}_d.tif")], file) == "3_7"
 
 
 def test_numbered_channels_are_joined_and_one_that_lacks_is_named(tmp_path):
@@ -319,6 +342,47 @@ def test_a_group_that_is_in_two_given_parts_is_a_fault(tmp_path):
     assert load_dataset(config).groups == ("test/m4", "test/m5", "train/m1", "train/m2", "train/m3")
 
 
+def test_a_group_pattern_finds_the_same_group_in_two_given_parts(tmp_path):
+    for part, names in (("train", ("m1_a", "m2_a", "m3_a")), ("Test", ("m4_a", "m2_b"))):
+        pairs(tmp_path / part, names)
+    names = ("{split}/{}.tif", "{split}/{}_seg.png")
+    config = settings(tmp_path, *names, fold_scheme="split", folds=1, group_pattern="(.+)_")
+    with pytest.raises(DataError, match=r"is of the group 'm2', which is in test too.*remove group_pattern"):
+        load_dataset(config)
+
+
+def test_images_that_would_have_one_name_are_a_fault(tmp_path):
+    for number, name in enumerate(("a/a/b", "a/b/b", "c/d/e")):
+        save(tmp_path / f"{name}.tif", scene(number)[0])
+        save(tmp_path / f"{name}_seg.png", classes(scene(number)[1]))
+
+    found = faults(settings(tmp_path, "{}/{}/{}.tif", "{}/{}/{}_seg.png", folds=2))
+
+    assert [each for each in found if each[0] == "same-name" and "would both be called 'a/b'" in each[1]]
+
+
+def test_a_page_number_of_ten_digits_is_not_that_of_its_last_nine(tmp_path):
+    save(tmp_path / "a.tif", scene(0)[0])
+    for page in ("0", "1000000000"):
+        save(tmp_path / f"a_p{page}.png", classes(scene(0)[1]))
+
+    found = faults(settings(tmp_path, "{}.tif", "{}_p{page}.png"))
+
+    assert [each for each in found if each[0] == "missing-page" and "is the label of page 1000000000" in each[1]]
+
+
+def test_the_numbers_of_channels_are_remembered(tmp_path):
+    for number, name in enumerate("abc"):
+        for channel in (2, 10, 11):
+            save(tmp_path / f"{name}_c{channel}.tif", scene(number)[0] // channel)
+        save(tmp_path / f"{name}_seg.png", classes(scene(number)[1]))
+
+    dataset = load_dataset(settings(tmp_path, "{}_c{channel}.tif"))
+
+    assert describe(dataset)["channel_numbers"] == [2, 10, 11]
+    assert "channel_numbers" not in describe(load_dataset(DataConfig(synthetic_images=3)))
+
+
 def test_pages_in_files_of_their_own_stay_in_the_group_of_their_stack(tmp_path):
     names = tuple(f"{stack}_z{page:02d}" for stack in "abc" for page in (3, 4))
     pairs(tmp_path, names)
@@ -327,6 +391,12 @@ def test_pages_in_files_of_their_own_stay_in_the_group_of_their_stack(tmp_path):
 
     assert dataset.names == names
     assert dataset.groups == ("a", "a", "b", "b", "c", "c")
+
+
+def test_groups_that_are_equal_numbers_are_one_group(tmp_path):
+    pairs(tmp_path, ("m01_a", "m1_b", "m2_a", "m3_a"))
+    config = settings(tmp_path, "m{group:d}_{}.tif", "m{group:d}_{}_seg.png")
+    assert load_dataset(config).groups == ("1", "1", "2", "3")
 
 
 def test_without_a_validation_part_the_last_fifth_of_the_training_part_validates():

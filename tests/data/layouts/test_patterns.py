@@ -94,6 +94,7 @@ REFUSED = [
     ("{}.nd2", r"files of the type '\.nd2' cannot be read"),
     ("{}{}.tif", "stand side by side"),
     ("{}*.tif", "stand side by side"),
+    ("*_{:d}_*.tif", r"more than one \* stands beside braces"),
     ("{.tif", "{ has no counterpart"),
     ("a}.tif", "} has no counterpart"),
     ("{a b}.tif", "is not understood"),
@@ -132,3 +133,13 @@ def test_a_pattern_filled_with_what_it_found_is_the_name(parts):
         return
     assert found is not None
     assert pattern.fill(found) == unicodedata.normalize("NFC", f"x/{name}")
+
+
+def test_a_name_with_many_places_for_many_braces_takes_no_minutes():
+    name = "_" * 200
+    assert Pattern("{}_" * 8 + "x.tif").match_file(f"{name}.tif") is None
+    with pytest.raises(AmbiguousNameError):
+        Pattern("{}_" * 8 + "x.tif").match_file(f"{name}x.tif")
+    held = Pattern("{}{:d}{}{:d}{}{:d}{}{:d}{}.tif").match_file("a1b2c3d4e.tif")
+    assert "".join((held or {}).values()) == "a1b2c3d4e"
+    assert Pattern("x{:d}y{}_{:d}z{}_{}_{}-{:d}.tif").match_file("x1yA_2zB_C_D-3.tif")
