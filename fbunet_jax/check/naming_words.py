@@ -64,7 +64,7 @@ def files_table(reading: Reading, header: str, objects: str = "") -> list[str]:
     comments = {
         "ignore": "PROPOSED: neither images nor labels by their names.",
         "objects": f"PROPOSED: {objects} Then {SEPARATES_NOT}" if objects else "Each object has a file of its own.",
-        "sparse": "PROPOSED: some pages have no label. They are left out, and do not count as background.",
+        "sparse": "PROPOSED: some images or pages have no label. They are left out, and do not count as background.",
         "first_page": "The number of the first page in the names of the labels.",
     }
     for key, line in written.items():
