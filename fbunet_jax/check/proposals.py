@@ -108,8 +108,9 @@ def palette_names(file: Path) -> dict[int, str] | None:
 
 def colour_name(colour: Colour) -> str:
     """Return the name of a colour in CSS, such as "red", or "colour_ff0080"."""
-    code = "".join(f"{part:02x}" for part in colour[:3])
-    return next((name for name, value in ImageColor.colormap.items() if value == f"#{code}"), f"colour_{code}")
+    # not the table's own values, which Pillow replaces by numbers as it uses them
+    name = next((each for each in ImageColor.colormap if ImageColor.getrgb(each) == tuple(colour[:3])), "")
+    return name or "colour_" + "".join(f"{part:02x}" for part in colour[:3])
 
 
 def label_proposal(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageColor, PngImagePlugin
 
 from fbunet_jax.check.checks import check_dataset
-from fbunet_jax.check.proposals import palette_names
+from fbunet_jax.check.proposals import colour_name, palette_names
 from fbunet_jax.config import DataConfig, load_config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.faults import EXPECTED
@@ -343,3 +343,10 @@ def test_few_files_are_in_memory_however_many_there_are(tmp_path, monkeypatch):
         most = max(most, len(read) - done)
     assert len(read) == 50
     assert most <= sources._READERS + 1
+
+
+def test_colours_have_their_names_also_after_pillow_has_used_them():
+    for name, colour in (("black", (0, 0, 0)), ("teal", (0, 128, 128))):
+        ImageColor.getrgb(name)
+        assert colour_name(colour) == name
+    assert colour_name((1, 2, 255)) == "colour_0102ff"

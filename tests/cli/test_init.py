@@ -110,7 +110,7 @@ def test_labels_in_colour_lead_to_a_check_that_lists_them(tmp_path, capsys):
 
     text = run(capsys, "init", tmp_path, code=2)
 
-    assert "Proposed values: black (0, 0, 0) = 0, red (255, 0, 0) = 1" in text
+    assert "Proposed values: black (0, 0, 0) = 0, red (255, 0, 0) = 1" in text, text
     options = ("--data.files.images", "{}.png", "--data.files.labels", "{}_mask.png")
     assert f"check {shlex.join(map(str, (tmp_path, *options)))} lists all." in text
     assert "label-colours" in run(capsys, "check", tmp_path, *options, "--out", tmp_path / "page.html", code=1)
