@@ -40,6 +40,14 @@ def read_unit(unit: Unit, description: Description, config: DataConfig, channels
         check_pair(image_file, images, unit.label_files[0], labels)
         if files.sparse and len(labels) > 1:
             labelled = [page for page, label in enumerate(labels) if label.any()]
+    ignored = description.ignore_value
+    if (
+        files.objects == "numbered"
+        and ignored is not None
+        and all((labels == ignored + step).any() for step in (-1, 0, 1))
+    ):
+        found = f"numbers objects {ignored - 1}, {ignored} and {ignored + 1}, and ignore_value is {ignored}."
+        raise Fault("classes", unit.label_files[0], found, "Remove ignore_value, or give ignored pixels another value.")
     return Reading(images, classes_of(labels, description), labelled)
 
 

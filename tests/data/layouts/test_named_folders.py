@@ -237,6 +237,19 @@ def test_numbered_objects_are_the_second_class_and_the_ignored_value_stays(tmp_p
         load_dataset(replace(config, classes={"background": 0, "cell": 255}))
 
 
+def test_an_object_of_the_ignored_number_is_a_fault(tmp_path):
+    pairs(tmp_path)
+    objects = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48) // 8
+    save(tmp_path / "b_seg.png", objects)
+    config = replace(settings(tmp_path, objects="numbered"), ignore_value=255)
+
+    with pytest.raises(DataError, match=r"b_seg\.png numbers objects 254, 255 and 256, and ignore_value is 255"):
+        load_dataset(config)
+    objects[objects == 254] = 0
+    save(tmp_path / "b_seg.png", objects)
+    assert (load_dataset(config).labels[1] == 255).sum() == 8
+
+
 def test_a_group_that_the_names_say_excludes_a_group_pattern(tmp_path):
     pairs(tmp_path, ("m1_a", "m1_b", "m2_a", "m3_a"))
     config = settings(tmp_path, "{group}_{}.tif", "{group}_{}_seg.png")
