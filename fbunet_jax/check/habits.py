@@ -118,7 +118,7 @@ def _page_namings(root: Path, stacks: dict[str, FileName], together: _Pages) -> 
 
 
 def page_count(path: Path) -> int:
-    """Return the number of pages of a TIFF; 1 if it cannot be told."""
+    """Return the number of pages of a TIFF; 1 if it is not known."""
     if suffix(path) not in (".tif", ".tiff"):
         return 1
     for axes in ("", "ZYX"):

@@ -224,7 +224,7 @@ def _identity(pairs: Pairs, files: FilesConfig) -> frozenset[tuple[Path, ...]]:
 
 
 def _verified(root: Path, candidates: Iterable[Candidate]) -> list[Reading]:
-    """Return the readings that pair most and leave fewest files over; several if nothing tells which is meant."""
+    """Return the readings that pair most and leave fewest files over; several if nothing says which is meant."""
     found: dict[frozenset[tuple[Path, ...]], Reading] = {}
     ordered = sorted(candidates, key=lambda each: (-each.estimate, -each.evidence))
     for candidate in ordered[:_MOST_VERIFIED]:
@@ -241,7 +241,7 @@ def _verified(root: Path, candidates: Iterable[Candidate]) -> list[Reading]:
 
 
 def _likelihood(reading: Reading) -> tuple[bool, tuple[str, ...], str]:
-    """Return what orders readings between which the user chooses: what is added to a name tells a label."""
+    """Return what orders readings between which the user chooses: what is added to a name marks a label."""
     images, labels = reading.files.image_patterns, reading.files.labels
     longer = len(Path(labels).stem) > len(Path(images[0]).stem)
     return not longer, images, labels

@@ -179,8 +179,8 @@ def _is_other(keyed: Keyed, labels: Keyed) -> bool:
 
 def _images(labels: Keyed, images: Sequence[Keyed]) -> list[list[Keyed]]:
     """Return the choices of images: known channels together; others each, and together."""
-    told = [each for each in images if _new(IMAGE_WORDS, each, labels) or _is_x(each, labels)]
-    images = sorted(told or images, key=lambda each: natural_key(each.text))
+    marked = [each for each in images if _new(IMAGE_WORDS, each, labels) or _is_x(each, labels)]
+    images = sorted(marked or images, key=lambda each: natural_key(each.text))
     if len(images) > 1 and _channels(images):
         return [images]
     if len(images) > _MOST_CHANNELS:  # such as the times of a film with a label for all of them

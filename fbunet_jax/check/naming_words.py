@@ -16,7 +16,7 @@ from fbunet_jax.data.layouts.patterns import GROUP, PAGE
 from fbunet_jax.errors import DataError
 from fbunet_jax.toml_tables import to_table
 
-SEPARATES_NOT = "training tells objects from background, and does not separate objects that touch."
+SEPARATES_NOT = "training distinguishes objects from background, and does not separate objects that touch."
 _READINGS = 6
 _OUTLINES = (".json", ".geojson", ".roi", ".zip")
 
@@ -148,11 +148,11 @@ def nothing_pairs(root: Path, proposal: NamingProposal, init: str) -> DataError:
         problems = kinds + problems
     others = f" Not read: {listed(names.others)}." if names.others else ""
     return DataError(
-        f"{root} holds {found}, but their names do not say which label belongs to which image. A label is told by a "
-        "word such as mask or label in its name or folder, and paired by numbers or a text that the image's name holds "
-        f"too.{problems}{others}{_outlines(names.others)} Say how they are called, with {{}} for what image and label "
-        f"share, such as: {init} {shlex.quote(str(root))} --images 'scan_{{}}_raw.tif' --labels 'scan_{{}}_drawn.tif'. "
-        "docs/data.md#names-as-they-are describes patterns."
+        f"{root} holds {found}, but their names do not say which label belongs to which image. A label is recognised "
+        "by a word such as mask or label in its name or folder, and paired by numbers or a text that the image's name "
+        f"also has.{problems}{others}{_outlines(names.others)} Say how they are called, with {{}} for what image and "
+        f"label share, such as: {init} {shlex.quote(str(root))} --images 'scan_{{}}_raw.tif' "
+        "--labels 'scan_{}_drawn.tif'. docs/data.md#names-as-they-are describes patterns."
     )
 
 

@@ -1,4 +1,4 @@
-"""What init finds out, or is told, of the names of files and of what their labels show."""
+"""What init finds out about the names of files, or takes from its options, and what their labels show."""
 
 import dataclasses
 from pathlib import Path

@@ -62,7 +62,7 @@ class Naming(ImageNaming):
         super().__post_init__()
         first, labels = self.images[0], self.labels
         if not first.identity - {SPLIT}:
-            raise first.error("expected at least one {}, which tells the images apart")
+            raise first.error("expected at least one {}, which distinguishes the images")
         if CHANNEL in labels.fields:
             raise labels.error("a label has no channels, so it has no {channel} either")
         if labels.identity - {PAGE} != first.identity - {PAGE} or (PAGE in first.fields and PAGE not in labels.fields):

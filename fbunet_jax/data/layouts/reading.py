@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fbunet_jax.config import DataConfig, FilesConfig
+from fbunet_jax.config import DataConfig
 from fbunet_jax.data.faults import Fault
 from fbunet_jax.data.layouts.description import Description
 from fbunet_jax.data.layouts.sources import Reading, Unit, check_pair
 from fbunet_jax.data.readers.image_files import read_image, read_label
 
 
-def read_unit(unit: Unit, description: Description, config: DataConfig, channels: str = "") -> Reading:
+def read_unit(unit: Unit, description: Description, config: DataConfig) -> Reading:
     """Read the files of a unit.
 
     Args:
       unit: image files, one a channel, and label files.
       description: what the files mean.
       config: what becomes of alpha channels and of values for no data.
-      channels: for messages, what says how many channels there are.
 
     Raises:
       DataError: a file cannot be used, or does not fit the others.
@@ -86,15 +85,12 @@ def classes_of(labels: NDArray, description: Description) -> NDArray:
 
 def object_faults(description: Description) -> list[Fault]:
     """Return what is wrong with the classes of labels that show objects."""
-    files: FilesConfig = description.files
-    if files.objects == "none" or not description.classes:
+    objects, classes = description.files.objects, description.classes
+    if objects == "none" or not classes or list(classes.values()) == [0, 1]:
         return []
-    faults = []
-    if list(description.classes.values()) != [0, 1]:
-        found = f'files.objects = "{files.objects}" has the classes {description.classes}: expected two, 0 and 1.'
-        remedy = 'Objects of several classes need labels with the values of the classes: files.objects = "none".'
-        faults.append(Fault("classes", "", found, remedy))
-    return faults
+    found = f'files.objects = "{objects}" has the classes {classes}: expected two, 0 and 1.'
+    remedy = 'Objects of several classes need labels with the values of the classes: files.objects = "none".'
+    return [Fault("classes", "", found, remedy)]
 
 
 def _objects(unit: Unit, images: NDArray, axes: str) -> NDArray:

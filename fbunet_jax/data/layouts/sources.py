@@ -358,8 +358,8 @@ def _explain(
     if len(unknown) > _INSTANCE_VALUES and len(classes) <= len(unknown):
         return "label-instances", (
             'So many values look like one number an object. Set files.objects = "numbered" and classes = '
-            "{background = 0, object = 1}: training then tells objects from background, and does not separate objects "
-            "that touch."
+            "{background = 0, object = 1}: training then distinguishes objects from background, and does not separate "
+            "objects that touch."
         )
     hint = " 255 often marks unlabelled pixels." if set(unknown) == {255} else ""
     return "label-values", f"Add each to classes, or set ignore_value for pixels without a class.{hint}"
