@@ -10,6 +10,7 @@ from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.evaluation.places import with_results
 from fbunet_jax.evaluation.scores import Evaluation, evaluate_folds
+from fbunet_jax.evaluation.variants import DEFAULT, Variant
 from fbunet_jax.runs.directory import Run
 
 
@@ -66,11 +67,12 @@ def evaluate(
         raise ConfigError(f"folds = {folds!r}: expected a list of their numbers, such as [0].")
     if split not in ("test", "validation"):
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
-    if report and (tta or whole):
+    variant = Variant(whole, tta)
+    if report and variant != DEFAULT:
         raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
     opened = with_results(opened, out, tell)
     evaluation = evaluate_folds(
-        opened, folds, split=split, root=root, tta=tta, whole=whole, dataset=dataset, model=model, tell=tell
+        opened, folds, split=split, root=root, variant=variant, dataset=dataset, model=model, tell=tell
     )
     if report:
         from fbunet_jax.evaluation.report import write_report  # Matplotlib, which the numbers do without

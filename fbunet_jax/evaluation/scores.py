@@ -15,6 +15,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
+from fbunet_jax.evaluation.variants import DEFAULT, Variant
 from fbunet_jax.runs.directory import Run
 from fbunet_jax.runs.files import read_json, write_atomically
 from fbunet_jax.runs.opening import part_items
@@ -79,8 +80,7 @@ def evaluate_folds(
     *,
     split: str,
     root: str = "",
-    tta: bool = False,
-    whole: bool = False,
+    variant: Variant = DEFAULT,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     tell: Callable[[str], None] = lambda line: None,
@@ -94,10 +94,10 @@ def evaluate_folds(
         raise RunError(
             f"{run.path} has no trained fold. Train one first, or resume its training; {run.config} has its settings."
         )
-    config, dataset = load_run_data(run, root, whole=whole, dataset=dataset)
-    name = split + "-whole" * whole + "-tta" * tta
+    config, dataset = load_run_data(run, root, whole=variant.whole, dataset=dataset)
+    name = split + variant.suffix
     for fold in wanted:
-        segmentation = FoldSegmentation(run, config, dataset, fold, tta=tta, model=model)
+        segmentation = FoldSegmentation(run, config, dataset, fold, variant, model=model)
         items = count_items(segmentation, dataset, part_items(config, run, dataset, fold)[split])
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
         entry["tile"], entry["overlap"] = segmentation.tiling.tile, segmentation.tiling.overlap

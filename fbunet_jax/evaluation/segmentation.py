@@ -16,6 +16,7 @@ from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.identity import check_passed_dataset, describe, passed_fingerprint
 from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.evaluation.variants import DEFAULT, Variant
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
@@ -78,11 +79,11 @@ class FoldSegmentation:
         config: Config,
         dataset: Dataset,
         fold: int,
+        variant: Variant = DEFAULT,
         *,
-        tta: bool = False,
         model: nn.Module | None = None,
     ) -> None:
-        """Restore the fold; with `tta` the probabilities of the 8 dihedral views of each tile are averaged.
+        """Restore the fold, which then segments as the variant says.
 
         Raises:
           RunError: the fold has no checkpoint, or it cannot be read.
@@ -91,7 +92,7 @@ class FoldSegmentation:
         self.dataset = dataset
         self.tile = config.data.crop
         self._predictor = Predictor([self.trained], dataset.images[0].shape[-1])
-        self._tiles = Tiles(tta=tta)
+        self._tiles = Tiles(tta=variant.tta)
 
     @property
     def has_features(self) -> bool:
