@@ -27,6 +27,9 @@ class Arguments:
     whole: bool = False
     """Evaluate whole images where data.cut has cut them, as predict segments them; the results lie beside the others,
     and no page is written."""
+    objects: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 0
+    """Also count objects: how many of at least so many pixels the segmentation found, and how many of its own are
+    right. Through the sections of a stack an object counts once. 0 does not count."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
     out: str = ""
@@ -57,6 +60,7 @@ def command(options: Sequence[str], prog: str) -> int:
         root=arguments.data_root,
         tta=arguments.tta,
         whole=arguments.whole,
+        objects=arguments.objects,
         out=run.results,
         tell=lambda line: print(line, flush=True),
     )

@@ -1,5 +1,6 @@
 """Evaluate the folds of a run on their test (or validation) parts: what `fbunet_jax.evaluate` is."""
 
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def evaluate(
     root: str = "",
     tta: bool = False,
     whole: bool = False,
+    objects: int = 0,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     report: bool = False,
@@ -39,6 +41,8 @@ def evaluate(
       tta: average the probabilities over the 8 dihedral views of each tile. Such an evaluation is kept apart from the
         others: its split, and the names of its files, end with ``-tta``.
       whole: evaluate the images as they were before `data.cut`; likewise kept apart, as ``-whole``.
+      objects: also count the objects of at least so many pixels that were found and that are right, see
+        `fbunet_jax.evaluation.objects`; 0 does not.
       dataset: the data set, if one was passed to `train`: the same again.
       model: the network, likewise.
       report: also write report.html, the page with the numbers and pictures; not with `tta` or `whole`.
@@ -67,12 +71,22 @@ def evaluate(
         raise ConfigError(f"folds = {folds!r}: expected a list of their numbers, such as [0].")
     if split not in ("test", "validation"):
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
+    if isinstance(objects, bool) or not isinstance(objects, numbers.Integral) or objects < 0:
+        raise ConfigError(f"objects = {objects!r}: expected the pixels of the smallest object, or 0 to count none.")
     variant = Variant(whole, tta)
     if report and variant != DEFAULT:
         raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
     opened = with_results(opened, out, tell)
     evaluation = evaluate_folds(
-        opened, folds, split=split, root=root, variant=variant, dataset=dataset, model=model, tell=tell
+        opened,
+        folds,
+        split=split,
+        root=root,
+        variant=variant,
+        objects=int(objects),
+        dataset=dataset,
+        model=model,
+        tell=tell,
     )
     if report:
         from fbunet_jax.evaluation.report import write_report  # Matplotlib, which the numbers do without

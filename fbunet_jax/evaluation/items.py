@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,19 +95,30 @@ def _check(counts: ItemCounts) -> None:
         raise ValueError("a count is below 0")
 
 
-def count_items(segmentation: FoldSegmentation, dataset: Dataset, items: NDArray[np.intp]) -> ItemCounts:
-    """Segment items with a fold's network and count their pixels."""
+Keep = Callable[[NDArray[np.uint8]], object]
+"""Takes the classes `[H, W]` of an item in the last round."""
+
+
+def count_items(
+    segmentation: FoldSegmentation, dataset: Dataset, items: NDArray[np.intp], keep: Keep | None = None
+) -> ItemCounts:
+    """Segment items with a fold's network and count their pixels; `keep` is called with each segmentation in order."""
     classes, rounds = len(dataset.class_names), segmentation.trained.rounds
     confusion = np.zeros((len(items), rounds, classes, classes), np.int64)
     moves = np.zeros((len(items), classes, classes, classes), np.int64)
     for position, item in enumerate(items):
+        bands = []
         for first, predicted in segmentation.bands(item):
+            if keep:
+                bands.append(predicted[-1])
             label = dataset.labels[item][first : first + predicted.shape[1]]
             counted = label < classes
             truth, chosen = label[counted], predicted[:, counted]
             for index in range(rounds):
                 confusion[position, index] += _count(classes, truth, chosen[index])
             moves[position] += _count(classes, truth, chosen[0], chosen[-1])
+        if keep:
+            keep(np.concatenate(bands))
     return ItemCounts(
         segmentation.trained.fold,
         segmentation.trained.step,

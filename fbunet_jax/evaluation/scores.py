@@ -13,6 +13,7 @@ from fbunet_jax.config_formats import items_are_tiles
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
+from fbunet_jax.evaluation.objects import FoldObjects, count_objects, object_lines, place_of
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
 from fbunet_jax.evaluation.variants import DEFAULT, Variant
@@ -60,6 +61,7 @@ class Entry(_Rounds):
     images: int
     tile: NotRequired[int]
     overlap: NotRequired[int]
+    objects: NotRequired[FoldObjects]
 
 
 class Evaluation(TypedDict):
@@ -81,6 +83,7 @@ def evaluate_folds(
     split: str,
     root: str = "",
     variant: Variant = DEFAULT,
+    objects: int = 0,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     tell: Callable[[str], None] = lambda line: None,
@@ -98,9 +101,13 @@ def evaluate_folds(
     name = split + variant.suffix
     for fold in wanted:
         segmentation = FoldSegmentation(run, config, dataset, fold, variant, model=model)
-        items = count_items(segmentation, dataset, part_items(config, run, dataset, fold)[split])
+        part, labels = part_items(config, run, dataset, fold)[split], list[NDArray[np.uint8]]()
+        items = count_items(segmentation, dataset, part, labels.append if objects else None)
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
         entry["tile"], entry["overlap"] = segmentation.tiling.tile, segmentation.tiling.overlap
+        if objects:
+            places, truth = zip(*((place_of(dataset.names[i], config), dataset.labels[i]) for i in part), strict=True)
+            entry["objects"] = count_objects(places, truth, labels, len(dataset.class_names), objects)
         items.save(run.fold(fold).items(name))
         write_atomically(run.fold(fold).evaluation(name), json.dumps(entry, indent=1) + "\n")
         tell(f"fold {fold}: {entry['images']} {split} images, mean IoU {percent(entry['mean_iou'])} %")
@@ -259,7 +266,8 @@ def table(evaluation: Evaluation) -> str:
         rows.append([name, *cells, mean + first, deviation, summed])
     note = f"Last round (first round in brackets); split: {evaluation['split']}." if several else ""
     absent = absence_notes(names, {entry["fold"]: entry["iou"] for entry in folds})
-    return "\n".join([aligned(rows, ">"), note or f"Split: {evaluation['split']}.", *absent])
+    objects = object_lines(names, [(entry["fold"], entry["objects"]) for entry in folds if "objects" in entry])
+    return "\n".join([aligned(rows, ">"), note or f"Split: {evaluation['split']}.", *absent, *objects])
 
 
 def absence_notes(class_names: Sequence[str], folds: Mapping[int, Sequence[float | None]]) -> list[str]:
