@@ -38,6 +38,7 @@ COMMANDS = (
     "report",
     "compare",
     "reproduce",
+    "queue",
     "sweep",
     "jobs",
     "compile",

@@ -27,6 +27,9 @@ class Arguments:
     whole: bool = False
     """Evaluate whole images where data.cut has cut them, as predict segments them; the results lie beside the others,
     and no page is written."""
+    crops: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 0
+    """Evaluate crops of this side, each by itself as in the paper's protocol, where data.cut has left the images whole;
+    likewise."""
     objects: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 0
     """Also count objects: how many of at least so many pixels the segmentation found, and how many of its own are
     right. Through the sections of a stack an object counts once. 0 does not count."""
@@ -60,6 +63,7 @@ def command(options: Sequence[str], prog: str) -> int:
         root=arguments.data_root,
         tta=arguments.tta,
         whole=arguments.whole,
+        crops=arguments.crops,
         objects=arguments.objects,
         out=run.results,
         tell=lambda line: print(line, flush=True),
@@ -70,7 +74,7 @@ def command(options: Sequence[str], prog: str) -> int:
         absent = ", ".join(map(str, missing))
         print(f"Missing: fold {absent} of {count}; mean, std and summed are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
-    if arguments.report and not arguments.tta and not arguments.whole:
+    if arguments.report and not arguments.tta and not arguments.whole and not arguments.crops:
         page = write_report([arguments.run], split=arguments.split, root=arguments.data_root, results=run.results)
         print(f"Written: {page}")
     return 0

@@ -42,7 +42,7 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.training.logs import default_stream
 
     epochs = commands.grid.config.training.epochs
-    sweep = Sweep(commands, find_devices(arguments.workers), Board(default_stream(), epochs))
+    sweep = Sweep(commands.jobs(), find_devices(arguments.workers), Board(default_stream()))
     interrupted = sweep.run()
     print(outcome_table(sweep.outcomes, epochs))
     states = Counter(outcome.state for outcome in sweep.outcomes)

@@ -24,6 +24,7 @@ def evaluate(
     root: str = "",
     tta: bool = False,
     whole: bool = False,
+    crops: int = 0,
     objects: int = 0,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
@@ -41,6 +42,7 @@ def evaluate(
       tta: average the probabilities over the 8 dihedral views of each tile. Such an evaluation is kept apart from the
         others: its split, and the names of its files, end with ``-tta``.
       whole: evaluate the images as they were before `data.cut`; likewise kept apart, as ``-whole``.
+      crops: evaluate crops of this side in pixels, each by itself, of images that `data.cut` leaves whole; likewise.
       objects: also count the objects of at least so many pixels that were found and that are right, see
         `fbunet_jax.evaluation.objects`; 0 does not.
       dataset: the data set, if one was passed to `train`: the same again.
@@ -73,7 +75,7 @@ def evaluate(
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
     if isinstance(objects, bool) or not isinstance(objects, numbers.Integral) or objects < 0:
         raise ConfigError(f"objects = {objects!r}: expected the pixels of the smallest object, or 0 to count none.")
-    variant = Variant(whole, tta)
+    variant = Variant(whole, crops, tta)
     if report and variant != DEFAULT:
         raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
     opened = with_results(opened, out, tell)

@@ -97,7 +97,7 @@ def evaluate_folds(
         raise RunError(
             f"{run.path} has no trained fold. Train one first, or resume its training; {run.config} has its settings."
         )
-    config, dataset = load_run_data(run, root, whole=variant.whole, dataset=dataset)
+    config, dataset = load_run_data(run, root, variant, dataset=dataset)
     name = split + variant.suffix
     for fold in wanted:
         segmentation = FoldSegmentation(run, config, dataset, fold, variant, model=model)

@@ -25,14 +25,15 @@ from fbunet_jax.runs.trained import load_trained_fold
 
 
 def load_run_data(
-    run: Run, root: str = "", *, whole: bool = False, dataset: Dataset | None = None
+    run: Run, root: str = "", variant: Variant = DEFAULT, *, dataset: Dataset | None = None
 ) -> tuple[Config, Dataset]:
     """Return the settings of a run and the data set that it was trained with.
 
     Args:
       run: the run.
       root: folder of the data set, where it is no longer where the run found it.
-      whole: return the images as they were before `data.cut`, and settings without it.
+      variant: with `whole` the images are as they were before `data.cut`, with `crops` they are cut; and so say the
+        settings.
       dataset: the data set, if a program passed one to the training: the same again.
 
     Raises:
@@ -47,8 +48,9 @@ def load_run_data(
         assert dataset is not None
         if root:
             raise ConfigError(f"root = {root!r}: the data set is passed, so no folder is read. Leave root out.")
-        if whole:
-            raise ConfigError(f"whole: the images of {run.path} were passed as they are; leave the option out.")
+        for name in ("whole", "crops"):
+            if getattr(variant, name):
+                raise ConfigError(f"{name}: the images of {run.path} were passed as they are; leave the option out.")
         return config, dataset
     if root:
         config = replace(config, data=replace(config.data, root=root))
@@ -62,10 +64,14 @@ def load_run_data(
             "with. Give the folder of the same data set (root).",
             argument="root",
         )
-    if whole:
-        if not config.data.cut:
-            raise ConfigError(f"whole: the images of {run.path} are not cut (data.cut = 0); leave the option out.")
-        config = replace(config, data=replace(config.data, cut=0))
+    if variant.whole and not config.data.cut:
+        raise ConfigError(f"whole: the images of {run.path} are not cut (data.cut = 0); leave the option out.")
+    if variant.crops and config.data.cut:
+        raise ConfigError(
+            f"crops: the images of {run.path} are cut already (data.cut = {config.data.cut}); leave the option out."
+        )
+    if variant.whole or variant.crops:
+        config = replace(config, data=replace(config.data, cut=variant.crops))
         dataset = load_dataset(config.data)
     return config, dataset
 

@@ -107,7 +107,7 @@ def pooled_intervals(groups: NDArray[np.floating]) -> list[Interval | None]:
 
 
 def paired_difference(
-    first: NDArray[np.floating], other: NDArray[np.floating]
+    first: NDArray[np.floating], other: NDArray[np.floating], averaged: Sequence[int] | None = None
 ) -> tuple[NDArray[np.float64], list[Interval | None]]:
     """Return how much higher the IoU of the other's summed counts is than that of the first's, with 95 % intervals.
 
@@ -116,33 +116,44 @@ def paired_difference(
     Args:
       first: counts of each fold `[F, K, K]`, rows truth.
       other: counts of the same folds, with the same truth.
+      averaged: the classes that the mean is over; all by default.
 
     Returns:
       Differences `[K + 1]` float64, NaN for a class that no fold has; and an interval of each, None where a class has
       pixels in fewer than two folds: of that class, and of the mean.
     """
     totals, truth = (first.sum(axis=0), other.sum(axis=0)), first.sum(axis=2)
-    difference = class_iou(totals[1]) - class_iou(totals[0])
-    half = _half_widths(class_iou(totals[1] - other) - class_iou(totals[0] - first), truth)
+    chosen = np.isin(np.arange(truth.shape[1]), np.arange(truth.shape[1]) if averaged is None else averaged)
+
+    def scores(confusion: NDArray[np.floating]) -> NDArray[np.float64]:
+        values = class_iou(confusion)
+        return np.concatenate([values[..., :-1], nan_mean(values[..., :-1][..., chosen])[..., None]], axis=-1)
+
+    difference = scores(totals[1]) - scores(totals[0])
+    half = _half_widths(scores(totals[1] - other) - scores(totals[0] - first), truth, chosen)
     holders = (truth > 0).sum(axis=0)
-    enough = [*(holders > 1), len(first) > 1 and holders[holders > 0].min(initial=2) > 1]
+    enough = [*(holders > 1), len(first) > 1 and holders[chosen & (holders > 0)].min(initial=2) > 1]
     return difference, [
         (float(max(centre - width, -1)), float(min(centre + width, 1))) if is_enough else None
         for is_enough, centre, width in zip(enough, difference, half, strict=True)
     ]
 
 
-def _half_widths(left_out: NDArray[np.float64], truth: NDArray[np.floating]) -> NDArray[np.float64]:
+def _half_widths(
+    left_out: NDArray[np.float64], truth: NDArray[np.floating], chosen: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
     """Return t times the jackknife's standard error, `[K + 1]`.
 
     Args:
       left_out: the estimates without each of the U units, `[U, K + 1]`.
       truth: pixels of each class in each unit, `[U, K]`.
+      chosen: the classes that the mean is over, `[K]`; all by default.
     """
     error = np.sqrt((len(left_out) - 1) * left_out.var(axis=0))
     total = truth.sum(axis=0)
     weights = truth / np.where(total > 0, total, 1)
-    weights = np.column_stack([weights, weights.sum(axis=1) / max(1, (total > 0).sum())])
+    averaged = weights if chosen is None else weights[:, chosen]
+    weights = np.column_stack([weights, averaged.sum(axis=1) / max(1, (averaged.sum(axis=0) > 0).sum())])
     # Kish: units of unequal size say as much about the spread as so many of equal size
     effective = 1 / (weights**2).sum(axis=0).clip(1 / len(weights), 1)
     # half a degree of freedom is wider than anything known; fewer would overflow

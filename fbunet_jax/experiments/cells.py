@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -58,6 +58,9 @@ class Cell(TypedDict):
       steps: of the training in all; the best checkpoint's is in ``evaluation``.
       parameters: how many numbers were learnt.
       seconds: that epochs and validations took; starting and compiling do not count, except for the first step.
+      processor_seconds: of all threads meanwhile, on the host; absent where an earlier version trained a part of it.
+      further: evaluations of the same checkpoint in other ways, by the name of each, see `experiments.evaluations`.
+      evaluated_by: the process that made the further ones, or the last of them.
       processes: the processes that worked on it.
       date: on which it was finished, in UTC.
     """
@@ -73,6 +76,9 @@ class Cell(TypedDict):
     steps: int
     parameters: int
     seconds: float
+    processor_seconds: NotRequired[float]
+    further: NotRequired[dict[str, Entry]]
+    evaluated_by: NotRequired[Process]
     processes: list[Process]
     date: str
 
@@ -134,7 +140,12 @@ def write_cell(folder: Path, cell: Cell, weights: Mapping[str, Any]) -> Path:
     np.savez_compressed(buffer, **dict(weights))
     stem = place_of(cell).stem
     write_atomically(folder / f"{stem}.npz", buffer.getvalue())
-    path = folder / f"{stem}.json"
+    return write_numbers(folder, cell)
+
+
+def write_numbers(folder: Path, cell: Cell) -> Path:
+    """Write the JSON file of a cell, and return its path."""
+    path = folder / f"{place_of(cell).stem}.json"
     write_atomically(path, json.dumps(cell, indent=1) + "\n")
     return path
 
@@ -226,11 +237,18 @@ def read_cell(path: Path) -> Cell:
     cell = read_json(path, Cell)
     if place_of(cell).stem != path.stem or cell["method"] not in METHODS:
         raise RunError(f"{path} holds the cell {place_of(cell)}: expected the name {place_of(cell).stem}.json.")
-    evaluation = checked_entry(cell["evaluation"], len(cell["data"]["class_names"]))
-    has_format = cell["evaluation"].get("format", 1) == version and cell["evaluation"]["fold"] == cell["fold"]
-    if evaluation is None or not has_format or not cell["processes"]:
+    classes, further = len(cell["data"]["class_names"]), cell.get("further", {})
+    evaluation, *others = (checked_entry(entry, classes) for entry in (cell["evaluation"], *further.values()))
+    has_format = cell["evaluation"].get("format", 1) == version
+    # of one checkpoint
+    places = {(entry["fold"], entry["step"]) for entry in (cell["evaluation"], *further.values())}
+    is_whole = has_format and places == {(cell["fold"], cell["evaluation"]["step"])} and cell["processes"]
+    if evaluation is None or None in others or not is_whole:
         raise RunError(f"{path} is damaged: its numbers do not follow from its counts. Copy it again.")
-    return {**cell, "format": FORMAT, "evaluation": cast(Entry, evaluation)}
+    checked: Cell = {**cell, "format": FORMAT, "evaluation": evaluation}
+    if further:
+        checked["further"] = dict(zip(further, cast(list[Entry], others), strict=True))
+    return checked
 
 
 def _order(place: Place) -> tuple[int, int, int]:

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fbunet_jax.config import Config
 from fbunet_jax.experiments.grid import Grid, Place
+from fbunet_jax.runs.directory import FoldDirectory
 from fbunet_jax.toml_tables import to_table
 
 ALONE = ("--distributed.num-processes", "1")
@@ -15,6 +16,31 @@ ALONE = ("--distributed.num-processes", "1")
 
 PROGRAM = (sys.executable, "-P", "-m", "fbunet_jax.cli")
 """This program, wherever it is called; -P: what lies in the working directory is not imported in place of a package."""
+
+
+class Job(NamedTuple):
+    """A training that a process of its own does.
+
+    Attributes:
+      place: where in its grid it stands.
+      words: the command.
+      directory: of the training, whose records say how far it is.
+      log: file that keeps what the process says.
+      epochs: of the training.
+      experiment: to which it belongs, if there are several.
+    """
+
+    place: Place
+    words: list[str]
+    directory: FoldDirectory
+    log: Path
+    epochs: int
+    experiment: str = ""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.experiment} {self.place}".strip()
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,14 @@ class Commands:
         """Return the options of ``fbunet train`` for one of the trainings."""
         own = ["--method", place.method, "--fold", str(place.fold), "--seed", str(place.seed)]
         return [*own, "--out", str(self.grid.run(place).path), *ALONE, *self.shared_options()]
+
+    def jobs(self) -> list[Job]:
+        """Return the trainings as processes of this machine."""
+        epochs, logs = self.grid.config.training.epochs, self.folder / "sweep"
+        return [
+            Job(p, [*PROGRAM, "train", *self.options(p)], self.grid.fold(p), logs / f"{p.stem}.log", epochs)
+            for p in self.grid
+        ]
 
     def sweep_options(self) -> list[str]:
         """Return the options of ``fbunet sweep`` for all of the trainings."""

@@ -10,13 +10,15 @@ import numpy as np
 import tomli_w
 
 from fbunet_jax.evaluation.scores import absence_notes
+from fbunet_jax.experiments import page_parts
 from fbunet_jax.experiments.cells import TableFolder, read_cells, shown
 from fbunet_jax.experiments.origin import Process
-from fbunet_jax.experiments.paper import TABLES, PaperTable
-from fbunet_jax.experiments.tabulate import tabulate
+from fbunet_jax.experiments.page_parts import baselines_of, difference_text, rare_names, spread_text
+from fbunet_jax.experiments.paper import PaperTable
+from fbunet_jax.experiments.tabulate import LARGE, tabulate
 from fbunet_jax.figures import TableRow, draw_table
 from fbunet_jax.runs.files import write_atomically
-from fbunet_jax.tables import duration, markdown, percent, percentage_points
+from fbunet_jax.tables import duration, markdown, percent
 
 
 def write_table(table: PaperTable, folder: TableFolder) -> list[Path]:
@@ -38,8 +40,12 @@ def write_table(table: PaperTable, folder: TableFolder) -> list[Path]:
     content = tabulate(table, cells)
     page, numbers, figure = (folder.path / f"table.{suffix}" for suffix in ("md", "json", "png"))
     write_atomically(numbers, json.dumps(content, indent=1) + "\n")
-    title = f"Table {table.number}: {table.title}"
-    title += "" if content["is_papers_data"] else f" (other images than the paper's: {content['data']['name']})"
+    title = f"Table {table.number}: {table.title}" if table.number else table.title
+    title += (
+        ""
+        if content["is_papers_data"] or not table.number
+        else f" (other images than the paper's: {content['data']['name']})"
+    )
     draw_table(figure, [*content["class_names"], "mean"], figure_rows(content), title)
     write_atomically(page, as_markdown(content))
     return [page, numbers, figure]
@@ -62,13 +68,19 @@ def figure_rows(content: Mapping[str, Any]) -> list[TableRow]:
 
 def as_markdown(content: Mapping[str, Any]) -> str:
     """Return ``table.md`` from the content of ``table.json``."""
+    number = content["table"]
     parts = [
-        f"# Table {content['table']} of Shibuya & Hotta (2020), run again: {content['title']}",
+        f"# Table {number} of Shibuya & Hotta (2020), run again: {content['title']}"
+        if number
+        else f"# {content['title']}",
         _caption(content),
         _numbers_table(content),
-        f"![The numbers of table {content['table']}](table.png)",
+        f"![The numbers of {f'table {number}' if number else 'the table'}](table.png)",
+        *page_parts.rare_classes(content),
+        *page_parts.further(content),
+        *page_parts.maps(content),
     ]
-    if not content["is_papers_data"]:
+    if number and not content["is_papers_data"]:
         parts += ["## The paper's numbers, of its own images", _paper_table(content)]
     parts += ["## Setting", _setting(content), f"```toml\n{tomli_w.dumps(content['setting'])}```"]
     parts += ["## Cells", _origin(content), _cells_table(content)]
@@ -77,13 +89,15 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 def _caption(content: Mapping[str, Any]) -> str:
     several = any(row["first_round_mean_iou"] is not None for row in content["rows"])
-    baseline = any(row["difference"] for row in content["rows"])
+    baselines = baselines_of(content)
     sentences = [
         "IoU in % on the test images: mean ± standard deviation (n - 1) over cells. A cell is one training of a method "
         "on one fold with one seed, evaluated at its best validation mean IoU.",
         "A method without a cell has not been run.",
     ]
-    if content["is_papers_data"]:
+    if not content["table"]:
+        pass
+    elif content["is_papers_data"]:
         sentences.append("Below ours stands the paper's number, which it gives without a deviation.")
     else:
         sentences.append(
@@ -92,16 +106,22 @@ def _caption(content: Mapping[str, Any]) -> str:
         )
     if several:
         sentences.append("Round 1 is the mean IoU of the first round; the other columns are the last round's.")
-    if baseline:
+    if rare_names(content):
         sentences.append(
-            "The difference to `unet` in mean IoU is of cells of the same fold and seed, from counts that are averaged "
-            "over the seeds of a fold and summed over folds; in brackets its 95 % jackknife interval over folds, where "
-            "there are at least two. The folds share training images, so the interval is rather too narrow than too "
-            "wide."
+            f"The column of the large classes is the mean over {', '.join(content['large_classes'])}, which hold at "
+            f"least {LARGE:.0%} of the pixels: the IoU of the others depends on which objects a fold holds."
+        )
+    if baselines:
+        named = " or ".join(f"`{name}`" for name in baselines)
+        sentences.append(
+            f"A difference to {named} in mean IoU is of cells of the same fold and seed, from counts that are averaged "
+            "over the seeds of a fold and summed over folds; in brackets its "
+            "95 % jackknife interval over folds, where there are at least two. The folds share training images, so the "
+            "interval is rather too narrow than too wide."
         )
     if len({tuple((c["fold"], c["seed"]) for c in row["cells"]) for row in content["rows"] if row["cells"]}) > 1:
         sentences.append(
-            "**The rows are over different folds or seeds** (last column): compare methods by the difference, not by "
+            "**The rows are over different folds or seeds** (last column): compare methods by the differences, not by "
             "their means."
         )
     lacking = {cell["fold"]: cell["iou"] for row in content["rows"] for cell in row["cells"]}
@@ -116,34 +136,27 @@ def _caption(content: Mapping[str, Any]) -> str:
 
 
 def _numbers_table(content: Mapping[str, Any]) -> str:
-    header = ["method", "", *content["class_names"], "mean", "round 1", "minus `unet`", "cells"]
+    baselines, has_rare = baselines_of(content), bool(rare_names(content))
+    header = ["method", "", *content["class_names"], "mean", *["large classes"] * has_rare, "round 1"]
+    header += [*(f"minus `{name}`" for name in baselines), "cells"]
     rows = []
     for row in content["rows"]:
         mean, deviation = (_values(row[key]) if row[key] else [] for key in ("mean", "deviation"))
-        ours = [
-            percent(value) + (f" ± {percent(spread)}" if spread is not None else "")
-            for value, spread in zip(mean, deviation, strict=True)
-        ] or [""] * (len(content["class_names"]) + 1)
+        ours = [spread_text(*each) for each in zip(mean, deviation, strict=True)]
+        ours = ours or [""] * (len(content["class_names"]) + 1)
+        ours += [spread_text(row["large_mean"], row["large_deviation"])] * has_rare
         title = f"{row['title']} (`{row['method']}`)"
-        rows.append([title, "ours", *ours, _first_round(row), _difference(row), _which(row)])
+        differences = [difference_text(row, name, row["folds"]) for name in baselines]
+        rows.append([title, "ours", *ours, _first_round(row), *differences, _which(row)])
         if content["is_papers_data"] and row["paper"]:
-            rows.append(["", "paper", *map(percent, _values(row["paper"])), "", "", ""])
+            paper = [*map(percent, _values(row["paper"])), *[""] * has_rare]
+            rows.append(["", "paper", *paper, "", *[""] * len(baselines), ""])
     return markdown(header, rows)
 
 
 def _paper_table(content: Mapping[str, Any]) -> str:
     rows = [[row["title"], *map(percent, _values(row["paper"]))] for row in content["rows"] if row["paper"]]
     return "\n\n".join([markdown(["method", *content["paper_class_names"], "mean"], rows), *content["notes"]])
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    found = row["difference"]
-    if not found or found["mean_iou"] is None:
-        return ""
-    text = percentage_points(found["mean_iou"])
-    if interval := found["mean_iou_interval"]:
-        text += f" ({percentage_points(interval[0])} to {percentage_points(interval[1])})"
-    return text + (f", folds {_list(found['folds'])}" if found["folds"] != row["folds"] else "")
 
 
 def _which(row: Mapping[str, Any]) -> str:
@@ -156,16 +169,17 @@ def _which(row: Mapping[str, Any]) -> str:
 def _setting(content: Mapping[str, Any]) -> str:
     """Say in a few words what was trained how, and in what that differs from the paper."""
     data, model, training = (content["setting"][part] for part in ("data", "model", "training"))
-    config = TABLES[content["table"]].config
+    config = content["config"]
     weights = training["class_weights"]
+    whose = "the paper's protocol" if content["table"] else "the setting of the project"
     changed = [
         f"`{each['setting']}` {_plain(each['ours'])} (there {_plain(each['paper'])})"
         for each in content["differs_from_paper"]
     ]
     protocol = (
-        f"It differs from the paper's protocol, as the configuration `{config}` states it, in {'; '.join(changed)}."
+        f"It differs from {whose}, as the configuration `{config}` states it, in {'; '.join(changed)}."
         if changed
-        else f"No setting differs from the paper's protocol, as the configuration `{config}` states it."
+        else f"No setting differs from {whose}, as the configuration `{config}` states it."
     )
     return (
         f"Data: {content['data']['name']} (layout `{data['layout']}`), {len(content['class_names'])} classes, "
@@ -189,20 +203,25 @@ def _origin(content: Mapping[str, Any]) -> str:
     )
     dates = sorted({cell["date"] for cell in cells})
     days = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
+    evaluating = {_short(cell["evaluated_by"]["commit"]) for cell in cells if cell["evaluated_by"]}
+    evaluated = f" Evaluated in other ways by {', '.join(sorted(evaluating))}." if evaluating else ""
     return (
         f"Devices: {_counted(_devices(each) for each in processes)}. Commits: "
         f"{_counted(_commits(each) for each in processes)}. Finished {days}. "
-        f"{', '.join(versions)}. The time is that of epochs and validations."
+        f"{', '.join(versions)}.{evaluated} The time is that of epochs and validations on the clock, and the minutes "
+        "are those of the processor, of all threads, meanwhile."
     )
 
 
 def _cells_table(content: Mapping[str, Any]) -> str:
-    after = ["mean", "round 1", "best step", "time", "devices", "commit", "date"]
+    after = ["mean", "round 1", "best step", "time", "minutes", "devices", "commit", "date"]
     rows = []
     for row in content["rows"]:
         for cell in row["cells"]:
             place = [f"`{row['method']}`", str(cell["fold"]), str(cell["seed"])]
             work = [f"{cell['step']} of {cell['steps']}", duration(cell["seconds"])]
+            processor = cell["processor_seconds"]
+            work.append("" if processor is None else f"{processor / 60:.0f}")
             origin = [_devices(cell["processes"]), _commits(cell["processes"]), cell["date"]]
             rows.append([*place, *map(percent, _values(cell)), _first_round(cell), *work, *origin])
     return markdown(["method", "fold", "seed", *content["class_names"], *after], rows) if rows else ""

@@ -89,9 +89,9 @@ class Board:
     What cannot be told, to a connection that broke or a disk that is full, stops no training.
     """
 
-    def __init__(self, stream: TextIO, epochs: int) -> None:
+    def __init__(self, stream: TextIO) -> None:
         """Begin; nothing is told yet."""
-        self._stream, self._epochs = stream, epochs
+        self._stream = stream
         self._bars: dict[int, tqdm] = {}
 
     def line(self, text: str) -> None:
@@ -100,10 +100,10 @@ class Board:
             tqdm.write(text, file=self._stream)
             self._stream.flush()
 
-    def show(self, slot: int, name: str, progress: Progress) -> None:
-        """Tell how far the training of a slot is."""
+    def show(self, slot: int, name: str, progress: Progress, epochs: int) -> None:
+        """Report how far the training of a slot is, of so many epochs."""
         with contextlib.suppress(OSError):
-            self._show(slot, name, progress)
+            self._show(slot, name, progress, epochs)
 
     def clear(self, slot: int) -> None:
         """Take the line of a slot away: its training has ended."""
@@ -111,11 +111,11 @@ class Board:
             with contextlib.suppress(OSError):
                 self._bars.pop(slot).close()
 
-    def _show(self, slot: int, name: str, progress: Progress) -> None:
+    def _show(self, slot: int, name: str, progress: Progress, epochs: int) -> None:
         bar = self._bars.get(slot)
         if bar is None:
             bar = self._bars[slot] = tqdm(
-                total=self._epochs,
+                total=epochs,
                 initial=progress.epoch,
                 desc=name,
                 position=slot,
@@ -127,7 +127,7 @@ class Board:
             )
         before, bar.n = bar.n, progress.epoch
         if bar.disable:
-            if math.floor(_PARTS * progress.epoch / self._epochs) > math.floor(_PARTS * before / self._epochs):
-                self.line(f"{name}  epoch {progress.epoch}/{self._epochs}, {progress}")
+            if math.floor(_PARTS * progress.epoch / epochs) > math.floor(_PARTS * before / epochs):
+                self.line(f"{name}  epoch {progress.epoch}/{epochs}, {progress}")
             return
         bar.set_postfix_str(str(progress))

@@ -5,19 +5,20 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 import jax
+import numpy as np
 
 from fbunet_jax.config import Config
 from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.data.identity import describe
 from fbunet_jax.errors import RunError
-from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.evaluation.scores import Entry
+from fbunet_jax.evaluation.variants import Variant
 from fbunet_jax.experiments.cells import (
     FORMAT,
     Cell,
@@ -29,7 +30,9 @@ from fbunet_jax.experiments.cells import (
     setting_of,
     weights_of,
     write_cell,
+    write_numbers,
 )
+from fbunet_jax.experiments.evaluations import FURTHER, evaluate_further, evaluate_once, variants
 from fbunet_jax.experiments.grid import Grid, Place
 from fbunet_jax.experiments.origin import Process, is_like, this_process, today
 from fbunet_jax.experiments.progress import Outcome
@@ -40,9 +43,11 @@ from fbunet_jax.runs.interruption import Interruption, StopAtOnce
 from fbunet_jax.runs.locks import is_held
 from fbunet_jax.runs.opening import in_format_1
 from fbunet_jax.runs.records import TrainTimes, ValidationTimes, read_records
-from fbunet_jax.runs.trained import load_trained_fold
+from fbunet_jax.runs.trained import best_step, load_trained_fold
 from fbunet_jax.tables import duration, percent
 from fbunet_jax.training.fold import TrainResult, train
+
+_ROUNDING = 1e-3
 
 
 def reproduce(
@@ -51,6 +56,7 @@ def reproduce(
     *,
     minutes: float | None = None,
     commit: str = "",
+    further: Collection[str] = FURTHER,
     tell: Callable[[str], None] = lambda line: None,
     finished: Callable[[], object] = lambda: None,
     stream: TextIO | None = None,
@@ -63,6 +69,8 @@ def reproduce(
       minutes: after which training stops, between two steps, and can be resumed later. Nothing is started that would
         take longer, as far as the folder has cells of the same method from the same kind of device.
       commit: of the program, where it does not lie in a checkout.
+      further: how else each cell is evaluated, see `experiments.evaluations`. Finished cells that lack some of it, and
+        whose weights the folder still has, get them too.
       tell: called with a line about each cell.
       finished: called after each cell.
       stream: where the progress of a training is reported, standard error by default.
@@ -82,9 +90,14 @@ def reproduce(
         grid = replace(grid, config=in_format_1(grid.config))
         tell("This table began in format 1 of the settings: the cells that it lacks are trained as those that it has.")
     check_settings(grid.config, [each.place for each in missing], list(cells.values()))
-    if not missing:
+    lacking = [place for place in grid if place in cells and _lacks(grid, cells[place], further)]
+    if not missing and not lacking:
         return outcomes
-    work = _Work(grid, folder, this_process(commit), tell, stream)
+    work = _Work(grid, folder, this_process(commit), frozenset(further), tell, stream)
+    for place in lacking:
+        if time.monotonic() < deadline:
+            work.complete(cells[place])
+            finished()
     for outcome in sorted(missing, key=lambda outcome: not grid.fold(outcome.place).has_started()):
         place, left = outcome.place, deadline - time.monotonic()
         if left <= 0:
@@ -103,6 +116,21 @@ def reproduce(
         if outcome.state == "stopped":
             break
     return outcomes
+
+
+def _lacks(grid: Grid, cell: Cell, further: Collection[str]) -> dict[str, Variant]:
+    """Return the evaluations that a finished cell lacks and could be given: its checkpoint is still there."""
+    run, fold = grid.run(place_of(cell)), cell["fold"]
+    if not run.config.is_file() or is_held(run.fold(fold)) or best_step(run, fold) != cell["evaluation"]["step"]:
+        return {}
+    wanted = variants(grid.settings(place_of(cell)), further)
+    return {name: variant for name, variant in wanted.items() if name not in cell.get("further", {})}
+
+
+def _is_same(one: Entry, other: Entry) -> bool:
+    """Say whether two evaluations are of the same weights: on other devices a few pixels fall to another class."""
+    counts, others = (np.array([scores["confusion"] for scores in entry["rounds"]]) for entry in (one, other))
+    return counts.shape == others.shape and bool(np.abs(counts - others).sum() <= _ROUNDING * counts.sum())
 
 
 def _is_of_format_1(grid: Grid, cells: Iterable[Cell], missing: Sequence[Place]) -> bool:
@@ -137,6 +165,7 @@ class _Work:
     grid: Grid
     folder: TableFolder
     process: Process
+    further: frozenset[str]
     tell: Callable[[str], None]
     stream: TextIO | None
 
@@ -165,6 +194,22 @@ class _Work:
         self.tell(f"{place}: mean IoU {percent(cell['evaluation']['mean_iou'], ' %')}, {duration(cell['seconds'])}")
         return cell
 
+    def complete(self, cell: Cell) -> None:
+        """Evaluate a finished cell in the ways that it lacks, and write it."""
+        run, place = self.grid.run(place_of(cell)), place_of(cell)
+        try:
+            entry = evaluate_once(run, place.fold)
+            if not _is_same(entry, cell["evaluation"]):
+                raise RunError(f"the weights in {run.path} give other numbers than the cell has.")
+            made = evaluate_further(run, place.fold, _lacks(self.grid, cell, self.further))
+        except RunError as error:
+            self.tell(f"{place} could not be evaluated further: {error}")
+            return
+        cell["evaluation"], cell["evaluated_by"] = entry, self.process
+        cell["further"] = cell.get("further", {}) | made
+        write_numbers(self.folder.cells, cell)
+        self.tell(f"{place} has been evaluated further: {', '.join(made)}.")
+
     def _make(self, place: Place, left: float) -> Cell | None:
         """Train, evaluate and write a cell; None if the time was over before the training was."""
         run, data = self.grid.run(place), self.grid.config.data
@@ -172,7 +217,7 @@ class _Work:
         result = self._train(place, left)
         if result is None:
             return None
-        evaluation = next(e for e in evaluate(run.path, [place.fold])["folds"] if e["fold"] == place.fold)
+        evaluation = evaluate_once(run, place.fold)
         trained, setting = load_trained_fold(run, place.fold), setting_of(run.read_config())
         dataset = run.read_dataset()
         cell: Cell = {
@@ -187,7 +232,7 @@ class _Work:
                 "channels": dataset["channels"],
                 "fingerprint": dataset["fingerprint"],
             },
-            "evaluation": cast(Entry, evaluation),
+            "evaluation": evaluation,
             "validation_mean_iou": result.best_mean_iou,
             "steps": result.steps,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
@@ -195,6 +240,11 @@ class _Work:
             "processes": processes,
             "date": today(),
         }
+        if (processor := _processor_seconds(run.fold(place.fold))) is not None:
+            cell["processor_seconds"] = processor
+        if wanted := variants(run.read_config(), self.further):
+            cell["further"] = evaluate_further(run, place.fold, wanted)
+            cell["evaluated_by"] = self.process
         write_cell(self.folder.cells, cell, weights_of(trained, {"method": place.method, **setting}))
         return cell
 
@@ -240,9 +290,20 @@ def _note_process(path: Path, process: Process) -> list[Process]:
     return processes
 
 
+def _times(directory: FoldDirectory) -> list[TrainTimes | ValidationTimes]:
+    return [*read_records(directory.timing, TrainTimes), *read_records(directory.timing, ValidationTimes)]
+
+
 def _seconds(directory: FoldDirectory) -> float:
-    times = [*read_records(directory.timing, TrainTimes), *read_records(directory.timing, ValidationTimes)]
-    return sum(each["seconds"] for each in times)
+    return sum(each["seconds"] for each in _times(directory))
+
+
+def _processor_seconds(directory: FoldDirectory) -> float | None:
+    """Return those of a training; None where an earlier version, which did not record them, trained a part of it."""
+    times = _times(directory)
+    if not all("processor_seconds" in each for each in times):
+        return None
+    return sum(each["processor_seconds"] for each in times)
 
 
 def _seconds_needed(place: Place, cells: Iterable[Cell], devices: Sequence[str]) -> float:

@@ -71,12 +71,15 @@ class _Times(TypedDict):
       seconds: of the epoch or the validation.
       peak_host_bytes: the most memory held by the process so far; None where the system does not say.
       peak_device_bytes: the most memory held on a device so far, likewise.
+      processor_seconds: of all threads of the process, user and system, since its record before; what was computed
+        twice because a process was killed counts once.
     """
 
     step: int
     seconds: _Seconds
     peak_host_bytes: NotRequired[_Count | None]
     peak_device_bytes: NotRequired[_Count | None]
+    processor_seconds: NotRequired[_Seconds]
 
 
 class TrainTimes(_Times):

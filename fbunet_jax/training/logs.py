@@ -63,11 +63,14 @@ class FoldLog:
             dynamic_ncols=True,
         )
         self._events = EventFile(fold.tensorboard, recorded_step + 1, self.line)
+        self._processor_seconds = time.process_time()
 
     def record(self, values: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one record, with its ``step`` and its ``kind``, to the files; the memory held goes with the times."""
         self._still_held()
         timing = {**timing, "peak_host_bytes": peak_host_bytes(), "peak_device_bytes": peak_device_bytes()}
+        before, self._processor_seconds = self._processor_seconds, time.process_time()
+        timing["processor_seconds"] = self._processor_seconds - before
         append_record(self._fold.metrics, values)
         append_record(self._fold.timing, {"step": values["step"], "kind": values["kind"], **timing})
         self._events.add(_scalars({**values, **timing}), values["step"])

@@ -10,7 +10,7 @@ import pytest
 
 from fbunet_jax.config import load_config
 from fbunet_jax.evaluation.scores import fold_entry
-from fbunet_jax.experiments import devices, queue
+from fbunet_jax.experiments import commands, devices, queue
 from fbunet_jax.experiments.cells import setting_of
 from fbunet_jax.experiments.probe import Answer
 
@@ -18,7 +18,7 @@ from fbunet_jax.experiments.probe import Answer
 @pytest.fixture
 def stand_in(monkeypatch):
     """Put the stand-in in place of the training command; call the result with what each fold shall do."""
-    monkeypatch.setattr(queue, "PROGRAM", (sys.executable, str(Path(__file__).with_name("stand_in.py"))))
+    monkeypatch.setattr(commands, "PROGRAM", (sys.executable, str(Path(__file__).with_name("stand_in.py"))))
     monkeypatch.setattr(queue, "POLL_SECONDS", 0.02)
 
     def deeds(*each):

@@ -2,7 +2,8 @@
 
 The environment variable STAND_IN is a JSON table of folds and deeds: "finish"; "meet", which finishes as soon as
 another one that meets runs at the same time; "fail"; "save", for which the process that started it is interrupted, and
-which then saves; "insist", which only the second interruption ends; "killed", as a kernel that is out of memory does.
+which then saves; "wait", until the file "go" lies in the folder of the runs; "insist", which only the second
+interruption ends; "killed", as a kernel that is out of memory does.
 """
 
 import json
@@ -34,8 +35,14 @@ def saved(number, frame):
     sys.exit(130)
 
 
-folder = Path(option("--out")) / f"fold_{option('--fold')}"
-deed = json.loads(os.environ["STAND_IN"])[option("--fold")]
+if "--cell" in sys.argv:  # of a queue: EXPERIMENT/METHOD:FOLD:SEED
+    experiment, _, place = option("--cell").partition("/")
+    method, fold, seed = place.split(":")
+    folder = Path(option("--out")) / experiment / "runs" / f"{method}-seed{seed}" / f"fold_{fold}"
+else:
+    fold = option("--fold")
+    folder = Path(option("--out")) / f"fold_{fold}"
+deed = json.loads(os.environ["STAND_IN"])[fold]
 folder.mkdir(parents=True, exist_ok=True)
 # no two processes may have a device at the same time
 device = folder.parent.parent / f"device-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}"
@@ -44,11 +51,16 @@ try:
     (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     signal.signal(signal.SIGTERM, saved)
     record("train", 1, loss=0.9)
-    record("validation", 1, mean_iou=0.25 + 0.1 * int(option("--fold")), iou={})
+    record("validation", 1, mean_iou=0.25 + 0.1 * int(fold), iou={})
     if deed == "meet":
         (folder.parent.parent / f"met-{folder.name}").touch()
         signal.alarm(20)
         while len(list(folder.parent.parent.glob("met-*"))) < 2:
+            time.sleep(0.01)
+    if deed == "wait":
+        (folder / "pid").write_text(str(os.getpid()))
+        signal.alarm(30)
+        while not (folder.parent.parent / "go").exists():
             time.sleep(0.01)
     if deed == "killed":  # by the kernel, which wants memory back
         device.unlink()

@@ -33,9 +33,9 @@ def test_epoch_latest_and_best_score_are_those_of_the_records(tmp_path):
 
 def test_a_terminal_shows_a_bar_for_each_training_that_runs():
     stream = Terminal()
-    board = Board(stream, 8)
-    board.show(0, "unet:0:0", Progress(2, 0.5, 0.625))
-    board.show(1, "unet:1:0", Progress())
+    board = Board(stream)
+    board.show(0, "unet:0:0", Progress(2, 0.5, 0.625), 8)
+    board.show(1, "unet:1:0", Progress(), 8)
     board.clear(0)
     text = stream.getvalue()
     assert "unet:0:0:  25%" in text
@@ -46,9 +46,9 @@ def test_a_terminal_shows_a_bar_for_each_training_that_runs():
 
 def test_a_log_gets_a_line_for_each_tenth_of_the_epochs():
     stream = io.StringIO()
-    board = Board(stream, 100)
+    board = Board(stream)
     for epoch in range(101):
-        board.show(0, "unet:0:0", Progress(epoch, 0.5, 0.5))
+        board.show(0, "unet:0:0", Progress(epoch, 0.5, 0.5), 100)
     lines = stream.getvalue().splitlines()
     assert [line.split()[2].removesuffix(",") for line in lines] == [f"{epoch}/100" for epoch in range(10, 101, 10)]
 
@@ -67,8 +67,8 @@ class Closed(io.StringIO):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_connection_that_broke_or_a_full_disk_stops_no_training(terminal):
-    board = Board(Closed(terminal), 8)
+    board = Board(Closed(terminal))
     board.line("unet:0:0 on cpu")
-    board.show(0, "unet:0:0", Progress())
-    board.show(0, "unet:0:0", Progress(8, 0.5, 0.5))
+    board.show(0, "unet:0:0", Progress(), 8)
+    board.show(0, "unet:0:0", Progress(8, 0.5, 0.5), 8)
     board.clear(0)

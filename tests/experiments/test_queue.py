@@ -27,7 +27,7 @@ def sweep_of(tmp_path, methods=("unet",), folds=(0, 1, 2), devices=("0", "1")):
     commands = Commands(grid, tmp_path, "quickstart", config)
     found = [Device(name, {"CUDA_VISIBLE_DEVICES": name}) for name in devices]
     stream = io.StringIO()
-    return Sweep(commands, found, Board(stream, 2)), stream
+    return Sweep(commands.jobs(), found, Board(stream)), stream
 
 
 def command(tmp_path, *options):

@@ -53,13 +53,13 @@ def test_differences_are_paired_by_fold_and_seed_and_the_interval_is_over_folds(
     # of fold 0 the mean of both seeds, of fold 1 the seed that both have
     ours, baseline = np.array([[7.5, 2.5], [6, 7]]), np.array([[6.5, 4], [8, 4]])
     both = iou(*ours.sum(axis=0)) - iou(*baseline.sum(axis=0))
-    found = rows["feedback-conv"]["difference"]
+    found = rows["feedback-conv"]["differences"][0]
     assert (found["to"], found["folds"], found["pairs"]) == ("unet", [0, 1], 3)
     assert found["iou"] == pytest.approx([both] * 2)
     assert found["mean_iou"] == pytest.approx(both)
     # two folds, of which the one has +13 and the other -21 points: anything is possible
     assert found["mean_iou_interval"] == (-1, 1)
-    assert rows["unet"]["difference"] is None
+    assert rows["unet"]["differences"] == []
 
 
 def test_a_fold_without_a_class_is_named_and_no_number_is_over_unequal_sets_of_classes(make_cell):
@@ -72,7 +72,7 @@ def test_a_fold_without_a_class_is_named_and_no_number_is_over_unequal_sets_of_c
     assert rows["unet"]["mean"]["mean_iou"] == pytest.approx((np.mean(x) + 7 / 12) / 2)
     assert rows["unet"]["deviation"]["iou"] == [pytest.approx(np.std(x, ddof=1)), None]
     assert rows["unet"]["deviation"]["mean_iou"] is None  # one fold has both classes
-    found = rows["feedback-conv"]["difference"]
+    found = rows["feedback-conv"]["differences"][0]
     assert found["iou"] == pytest.approx([19 / 22 - 17 / 23, 8 / 11 - 7 / 13])
     assert found["mean_iou"] == pytest.approx(np.mean(found["iou"]))
     assert found["iou_intervals"][1] is found["mean_iou_interval"] is None
@@ -83,7 +83,7 @@ def test_a_fold_without_a_class_is_named_and_no_number_is_over_unequal_sets_of_c
 
 def test_one_fold_has_a_difference_without_an_interval_and_one_cell_a_mean_without_a_deviation(cells):
     rows = {row["method"]: row for row in tabulate(TABLES[1], cells[:2])["rows"]}
-    found = rows["feedback-conv"]["difference"]
+    found = rows["feedback-conv"]["differences"][0]
     assert found["mean_iou"] == pytest.approx(iou(8, 1) - iou(6, 4))
     assert found["mean_iou_interval"] is None
     assert rows["unet"]["deviation"]["mean_iou"] is None
@@ -96,8 +96,10 @@ def test_a_method_that_was_not_run_stays_empty_and_is_compared_with_nothing(cell
     content = tabulate(TABLES[1], cells)
     rows = {row["method"]: row for row in content["rows"]}
     assert [row["method"] for row in content["rows"]] == [row.method for row in TABLES[1].rows]
-    for name in ("mean", "deviation", "first_round_mean_iou", "difference", "parameters"):
+    for name in ("mean", "deviation", "first_round_mean_iou", "parameters", "large_mean", "area", "objects"):
         assert rows["ru-net"][name] is None
+    assert rows["ru-net"]["differences"] == []
+    assert rows["ru-net"]["further"] == rows["ru-net"]["maps"] == {}
     assert rows["ru-net"]["paper"]["iou"] == [0.922, 0.758, 0.743, 0.432]
     assert set(line_of(as_markdown(content), "`ru-net`")[2:]) == {""}
 
@@ -106,8 +108,8 @@ def test_another_table_takes_the_baseline_from_the_same_folder(cells, make_cell)
     ablation = make_cell("feedback-convlstm-a", 0, 0, [matrix(1, 1), matrix(9, 1)])
     content = tabulate(TABLES[3], [*cells, ablation])
     assert "unet" not in {row["method"] for row in content["rows"]}
-    assert content["rows"][0]["difference"]["mean_iou"] == pytest.approx(iou(9, 1) - iou(6, 4))
-    assert tabulate(TABLES[3], [ablation])["rows"][0]["difference"] is None
+    assert content["rows"][0]["differences"][0]["mean_iou"] == pytest.approx(iou(9, 1) - iou(6, 4))
+    assert tabulate(TABLES[3], [ablation])["rows"][0]["differences"] == []
 
 
 def line_of(page, text):

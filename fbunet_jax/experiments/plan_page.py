@@ -1,0 +1,110 @@
+"""The page of a plan: what is finished, under way and missing, and what came out so far."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fbunet_jax.evaluation.scores import Entry
+from fbunet_jax.experiments.cells import Cell, place_of, read_cells
+from fbunet_jax.experiments.page_parts import points_text, spread_text
+from fbunet_jax.experiments.plan import Plan, Planned
+from fbunet_jax.experiments.tabulate import difference, large_classes
+from fbunet_jax.runs.files import write_atomically
+from fbunet_jax.tables import markdown
+
+
+def write_page(plan: Plan, out: Path) -> Path:
+    """Write ``README.md`` in the folder of the experiments, and return its path.
+
+    Raises:
+      RunError: a cell is damaged, or two of one experiment have different settings.
+    """
+    cells = {planned.name: read_cells(planned.folder.cells) for planned in plan.planned}
+    parts = [
+        f"# The experiments of {plan.path.name}",
+        "A cell is one training of a method on one fold with one seed. Hours are of the processor, of all threads; "
+        "those that are left are an estimate, from the cells of the same method that are finished.",
+        _progress(plan.planned, cells),
+        "IoU in % on the test images, as each table has it: mean ± standard deviation (n - 1) over cells. The "
+        "difference is to the cells of the same fold and seed of another experiment, from summed counts, with its 95 % "
+        "jackknife interval over folds.",
+        _results(plan.planned, cells),
+    ]
+    path = out / "README.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def _progress(planned: Sequence[Planned], cells: Mapping[str, Sequence[Cell]]) -> str:
+    rows = []
+    for each in planned:
+        finished = {place_of(cell): cell for cell in cells[each.name]}
+        missing = [place for place in each.grid if place not in finished]
+        begun = [place for place in missing if each.grid.fold(place).has_started()]
+        title = each.experiment.paper_table.title
+        name = f"[{each.name}]({each.name}/table.md)" if finished else each.name
+        hours = sum(filter(None, map(_hours, finished.values())))
+        done = f"{len(each.grid) - len(missing)} of {len(each.grid)}"
+        shown = ", ".join(map(str, begun))
+        rows.append(
+            [name, title, done, shown, f"{hours:.1f}" if hours else "", _left(each, missing, list(finished.values()))]
+        )
+    return markdown(["experiment", "", "cells", "begun", "hours", "hours left"], rows)
+
+
+def _hours(cell: Cell) -> float | None:
+    seconds = cell.get("processor_seconds")
+    return None if seconds is None else seconds / 3600
+
+
+def _left(planned: Planned, missing: Sequence[object], cells: Sequence[Cell]) -> str:
+    """Return the hours that the missing cells will take, where every method has a finished one."""
+    if not missing:
+        return "0"
+    known: dict[str, list[float]] = {}
+    for cell in cells:
+        if (hours := _hours(cell)) is not None:
+            known.setdefault(cell["method"], []).append(hours)
+    places = [place for place in planned.grid if place in missing]
+    if not all(place.method in known for place in places):
+        return "not known"
+    return f"{sum(float(np.mean(known[place.method])) for place in places):.1f}"
+
+
+def _results(planned: Sequence[Planned], cells: Mapping[str, Sequence[Cell]]) -> str:
+    rows = []
+    for each in planned:
+        found = cells[each.name]
+        for method in dict.fromkeys(cell["method"] for cell in found):
+            own = [cell for cell in found if cell["method"] == method]
+            values = np.array([_mean(cell["evaluation"]) for cell in own], np.float64)
+            spread = float(values.std(ddof=1)) if len(own) > 1 else None
+            rows.append(
+                [
+                    each.name,
+                    f"`{method}`",
+                    str(len(own)),
+                    spread_text(float(values.mean()), spread),
+                    _reference(each, own, cells),
+                ]
+            )
+    return markdown(["experiment", "method", "cells", "mean IoU", "difference"], rows)
+
+
+def _mean(entry: Entry) -> float:
+    return np.nan if entry["mean_iou"] is None else entry["mean_iou"]
+
+
+def _reference(planned: Planned, own: Sequence[Cell], cells: Mapping[str, Sequence[Cell]]) -> str:
+    """Return the difference to the cells that the experiment is compared with."""
+    if not planned.experiment.reference:
+        return ""
+    name, _, method = planned.experiment.reference.partition(":")
+    others = [cell for cell in cells.get(name, []) if cell["method"] == method]
+    found = difference(own, others, planned.experiment.reference, large_classes(own)) if others else None
+    if not found:
+        return ""
+    text = points_text(found["mean_iou"], found["mean_iou_interval"])
+    return f"{text} to {planned.experiment.reference}, folds {', '.join(map(str, found['folds']))}"
