@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fbunet_jax.cli.options import parse_folds
+from fbunet_jax.evaluation.variants import Maps
 from fbunet_jax.runs.directory import Run
 
 
@@ -33,6 +34,10 @@ class Arguments:
     objects: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 0
     """Also count objects: how many of at least so many pixels the segmentation found, and how many of its own are
     right. Through the sections of a stack an object counts once. 0 does not count."""
+    maps: Maps = "own"
+    """Which class maps the later rounds of a feedback method are given: the image's own; zeros; or those of another
+    image of the part, which takes twice as long. All else stays, so that the difference shows whether the feedback is
+    used. The results of zeros and other lie beside those of own, and no page is written."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
     out: str = ""
@@ -65,6 +70,7 @@ def command(options: Sequence[str], prog: str) -> int:
         whole=arguments.whole,
         crops=arguments.crops,
         objects=arguments.objects,
+        maps=arguments.maps,
         out=run.results,
         tell=lambda line: print(line, flush=True),
     )
@@ -74,7 +80,7 @@ def command(options: Sequence[str], prog: str) -> int:
         absent = ", ".join(map(str, missing))
         print(f"Missing: fold {absent} of {count}; mean, std and summed are over fold {present} only.")
     print(f"Written: {run.evaluation(evaluation['split'])}", flush=True)
-    if arguments.report and not arguments.tta and not arguments.whole and not arguments.crops:
+    if arguments.report and evaluation["split"] == arguments.split:  # not one that lies beside it
         page = write_report([arguments.run], split=arguments.split, root=arguments.data_root, results=run.results)
         print(f"Written: {page}")
     return 0

@@ -11,7 +11,7 @@ from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import ConfigError
 from fbunet_jax.evaluation.places import with_results
 from fbunet_jax.evaluation.scores import Evaluation, evaluate_folds
-from fbunet_jax.evaluation.variants import DEFAULT, Variant
+from fbunet_jax.evaluation.variants import DEFAULT, Maps, Variant
 from fbunet_jax.runs.directory import Run
 
 
@@ -26,6 +26,7 @@ def evaluate(
     whole: bool = False,
     crops: int = 0,
     objects: int = 0,
+    maps: Maps = "own",
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     report: bool = False,
@@ -45,9 +46,11 @@ def evaluate(
       crops: evaluate crops of this side in pixels, each by itself, of images that `data.cut` leaves whole; likewise.
       objects: also count the objects of at least so many pixels that were found and that are right, see
         `fbunet_jax.evaluation.objects`; 0 does not.
+      maps: of a network of several rounds, which class maps the later ones are given: the image's own, ``"zeros"``, or
+        those of an ``"other"`` image of the part; likewise kept apart, as ``-maps-zeros``. All else stays.
       dataset: the data set, if one was passed to `train`: the same again.
       model: the network, likewise.
-      report: also write report.html, the page with the numbers and pictures; not with `tta` or `whole`.
+      report: also write report.html, the page with the numbers and pictures; not with `tta`, `whole` or other `maps`.
       out: folder for the results; the run by default, or, where it cannot be written, a folder of the current one.
       tell: called with a line about each fold.
 
@@ -75,9 +78,9 @@ def evaluate(
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
     if isinstance(objects, bool) or not isinstance(objects, numbers.Integral) or objects < 0:
         raise ConfigError(f"objects = {objects!r}: expected the pixels of the smallest object, or 0 to count none.")
-    variant = Variant(whole, crops, tta)
+    variant = Variant(whole, crops, tta, maps=maps)
     if report and variant != DEFAULT:
-        raise ConfigError("report: the page shows the split as it is. Leave report out with tta and whole.")
+        raise ConfigError("report: the page shows the split as it is. Leave report out with tta, whole and maps.")
     opened = with_results(opened, out, tell)
     evaluation = evaluate_folds(
         opened,

@@ -15,6 +15,7 @@ from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.device_errors import device_errors
 from fbunet_jax.evaluation import pictures, summary
 from fbunet_jax.evaluation.compare import check_comparable, compare, interval_note, run_names
+from fbunet_jax.evaluation.feedback_use import feedback_use
 from fbunet_jax.evaluation.items import ItemCounts
 from fbunet_jax.evaluation.pictures import Segmented, Shown
 from fbunet_jax.evaluation.places import with_results
@@ -153,6 +154,7 @@ def _content(reported: Sequence[_ReportedRun], split: str) -> dict[str, Any]:
         "least_groups": LEAST_GROUPS,
         "confusion": summary.confusion_table(names, first.folds),
         "moves": summary.moves(names, first.folds),
+        "feedback_use": feedback_use(first.run, split, first.network(evaluated[0]).trained.model),
         "curves": summary.curves(names, first.run, evaluated),
         "times": summary.training_times(first.run, first.folds),
         "settings": to_toml(first.config),

@@ -100,8 +100,8 @@ def evaluate_folds(
     config, dataset = load_run_data(run, root, variant, dataset=dataset)
     name = split + variant.suffix
     for fold in wanted:
-        segmentation = FoldSegmentation(run, config, dataset, fold, variant, model=model)
         part, labels = part_items(config, run, dataset, fold)[split], list[NDArray[np.uint8]]()
+        segmentation = FoldSegmentation(run, config, dataset, fold, variant, part=part, model=model)
         items = count_items(segmentation, dataset, part, labels.append if objects else None)
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
         entry["tile"], entry["overlap"] = segmentation.tiling.tile, segmentation.tiling.overlap

@@ -13,10 +13,14 @@ from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
+from fbunet_jax.data.cutting import VIEWS
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.identity import check_passed_dataset, describe, passed_fingerprint
 from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.evaluation.other_maps import beside, other_items, with_maps
 from fbunet_jax.evaluation.variants import DEFAULT, Variant
+from fbunet_jax.inference.ensemble import Affine
+from fbunet_jax.inference.images import Rows
 from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
@@ -87,17 +91,33 @@ class FoldSegmentation:
         fold: int,
         variant: Variant = DEFAULT,
         *,
+        part: Sequence[int] | NDArray[np.intp] = (),
         model: nn.Module | None = None,
     ) -> None:
         """Restore the fold, which then segments as the variant says.
 
+        Args:
+          run: the run.
+          config: its settings.
+          dataset: its data set.
+          fold: number of the fold.
+          variant: what is changed.
+          part: the items that are to be segmented, in order, where the maps of another one of them are fed back.
+          model: the network, if a program passed one to the training.
+
         Raises:
           RunError: the fold has no checkpoint, or it cannot be read.
+          ConfigError: its network, or the part, cannot be segmented as the variant says.
         """
         self.trained = load_trained_fold(run, fold, model)
         self.dataset = dataset
         self.tile = config.data.crop
-        self._predictor = Predictor([self.trained], dataset.images[0].shape[-1])
+        segmenting = with_maps(self.trained, variant.maps, str(run.path))
+        self._predictor = Predictor([segmenting], segmenting.channels)
+        self._others: dict[int, int] = {}
+        if variant.maps == "other":
+            views = VIEWS if config.data.views == "dihedral" else 1
+            self._others = other_items(part, views, f"evaluated part of fold {fold}")
         self._tiles = Tiles(tta=variant.tta)
 
     @property
@@ -112,10 +132,19 @@ class FoldSegmentation:
 
     def bands(self, item: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield the bands of an item, from top to bottom: first row, classes of every round `[R, rows, W]` uint8."""
-        image = self.dataset.images[item]
-        height, width = image.shape[:2]
-        affine = self.trained.normalisation.affine_of(self.dataset, item)
-        yield from self._predictor.rounds(lambda first, last: image[first:last], height, width, affine, self._tiles)
+        height, width = self.dataset.images[item].shape[:2]
+        rows, affine = self._inputs(item)
+        yield from self._predictor.rounds(rows, height, width, affine, self._tiles)
+
+    def _inputs(self, item: int) -> tuple[Rows, Affine]:
+        """Return what gives the rows of an item, with those of the other one where there is one, scale and shift."""
+        images, normalisation = self.dataset.images, self.trained.normalisation
+        own, affine = images[item], normalisation.affine_of(self.dataset, item)
+        if not self._others:
+            return lambda first, last: own[first:last], affine
+        other = self._others[item]
+        scale, shift = map(np.concatenate, zip(affine, normalisation.affine_of(self.dataset, other), strict=True))
+        return beside(own, images[other]), (scale, shift)
 
     def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return the classes of every round `[R, h, w]` uint8 of each item, every ``strides[i]``-th row and column."""

@@ -14,14 +14,15 @@ from fbunet_jax.pipeline.normalisation import fit_normalisation
 from fbunet_jax.runs.checkpoints import FoldCheckpoints
 from fbunet_jax.runs.directory import Run
 from fbunet_jax.runs.opening import open_run
+from fbunet_jax.runs.passed import passed_with, recorded
 from fbunet_jax.runs.trained import save_inputs
 from fbunet_jax.training.state import abstract_state
 
 
-def write_fold(run, config, dataset, fold, step=1):
+def write_fold(run, config, dataset, fold, step=1, model=None):
     """Write a fold as training leaves it, with weights that nothing has learnt."""
     directory = run.fold(fold)
-    model = build_network(config, classes=len(dataset.class_names), channels=1)
+    model = model or build_network(config, classes=len(dataset.class_names), channels=1)
     random = np.random.default_rng(7 * fold + len(config.method))
 
     def fill(path, leaf):
@@ -51,7 +52,7 @@ def write_fold(run, config, dataset, fold, step=1):
 def make_run():
     """Return a function that writes a run and returns its path."""
 
-    def make(path, method="feedback-conv", folds=(0, 1), **data):
+    def make(path, method="feedback-conv", folds=(0, 1), model=None, **data):
         data = {"synthetic_images": 6, "synthetic_size": 40, "crop": 32, "folds": 3} | data
         config = load_config(
             "quickstart",
@@ -62,9 +63,10 @@ def make_run():
         )
         dataset = load_dataset(config.data)
         run = Run(path)
-        open_run(config, dataset, run)
+        passed = passed_with("", model, None)
+        open_run(recorded(config, passed), dataset, run, passed=passed)
         for fold in folds:
-            write_fold(run, config, dataset, fold)
+            write_fold(run, config, dataset, fold, model=model)
         return path
 
     return make

@@ -25,7 +25,8 @@ def runs(make_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(runs):
-    """The report of the three runs, none of which has been evaluated before."""
+    """The report of the three runs, none of which has been evaluated before, but for the maps of another image."""
+    evaluate(runs[0], maps="other")
     return write_report(runs)
 
 
@@ -202,6 +203,8 @@ def test_the_page_names_missing_folds_split_setting_command_versions_time_and_me
     assert f"This page is {page.stat().st_size / 1e6:.1f} MB" in text
     for title in ("Methods side by side", "Feature maps", "What the feedback changed", "Learning curves"):
         assert title in text
+    part = text[text.index("Is the feedback used?") :]
+    assert part.index("own maps maps of another image difference") < part.index("feedback-convlstm --maps zeros, then")
 
 
 def test_methods_stand_side_by_side_and_feature_maps_only_of_feedback(opened):
