@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from fbunet_jax.data.datasets import Dataset, load_dataset
     from fbunet_jax.errors import UserError
     from fbunet_jax.evaluation.crossval import evaluate
+    from fbunet_jax.inference.loading import load
     from fbunet_jax.inference.prediction import Prediction
-    from fbunet_jax.inference.predictor import Predictor, load
+    from fbunet_jax.inference.predictor import Predictor
     from fbunet_jax.models.build import build_method
     from fbunet_jax.models.feedback import FeedbackUNet
     from fbunet_jax.models.methods import METHODS
@@ -51,7 +52,7 @@ _MODULES = {
     "UserError": "fbunet_jax.errors",
     "build_method": "fbunet_jax.models.build",
     "evaluate": "fbunet_jax.evaluation.crossval",
-    "load": "fbunet_jax.inference.predictor",
+    "load": "fbunet_jax.inference.loading",
     "load_config": "fbunet_jax.config",
     "load_dataset": "fbunet_jax.data.datasets",
     "train": "fbunet_jax.training.fold",

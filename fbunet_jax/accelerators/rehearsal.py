@@ -19,7 +19,7 @@ from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.data.identity import describe
 from fbunet_jax.device_errors import device_errors
 from fbunet_jax.errors import RunError
-from fbunet_jax.inference.predictor import load
+from fbunet_jax.inference.loading import load
 from fbunet_jax.inference.validation import plan_validation
 from fbunet_jax.models.contract import multiple_of
 from fbunet_jax.runs.checkpoints import FoldCheckpoints, try_checkpoints

@@ -19,6 +19,8 @@ class Arguments:
     """Run directories of the same data and folds; the first is what the others are compared with."""
     split: Literal["test", "validation"] = "test"
     """Which evaluation of each run."""
+    offsets: bool = False
+    """Compare the evaluations that evaluate --offsets made."""
     out: str = "compare.png"
     """Where the picture goes."""
     debug: bool = False
@@ -40,7 +42,7 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.evaluation.compare import compare, comparison_table
     from fbunet_jax.figures import draw_differences
 
-    comparison = compare(arguments.runs, split=arguments.split)
+    comparison = compare(arguments.runs, split=arguments.split, offsets=arguments.offsets)
     print(comparison_table(comparison))
     columns = [
         (d.name, 100 * d.folds, 100 * d.summed, [(100 * i[0], 100 * i[1]) if i else None for i in d.intervals])

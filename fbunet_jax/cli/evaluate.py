@@ -38,6 +38,9 @@ class Arguments:
     """Which class maps the later rounds of a feedback method are given: the image's own; zeros; or those of another
     image of the part, which takes twice as long. All else stays, so that the difference shows whether the feedback is
     used. The results of zeros and other lie beside those of own, and no page is written."""
+    offsets: bool = False
+    """Add offsets to the logits of the classes, fitted on each fold's validation part unless the fold has them already;
+    the results lie beside the others, and no page is written."""
     data_root: str = ""
     """Folder of the data set, where it is no longer where the run found it."""
     out: str = ""
@@ -71,6 +74,7 @@ def command(options: Sequence[str], prog: str) -> int:
         crops=arguments.crops,
         objects=arguments.objects,
         maps=arguments.maps,
+        offsets=arguments.offsets,
         out=run.results,
         tell=lambda line: print(line, flush=True),
     )

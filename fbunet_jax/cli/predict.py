@@ -50,6 +50,11 @@ class Arguments:
     """Tiles at once; 1 on a CPU and 8 elsewhere if not given."""
     tta: bool = False
     """Average over the 8 rotations and mirror images of each tile (test-time augmentation); takes 8 times as long."""
+    offsets: bool = False
+    """Add the offsets of each fold's classes to its logits, which evaluate --offsets has fitted on its validation
+    part."""
+    offsets_from: str = ""
+    """Folder of the results of evaluate that holds the offsets, where the run could not be written."""
     precision: Literal["float32", "bfloat16"] | None = None
     """Type of the convolutions; as trained if not given."""
     axes: str = ""
@@ -88,8 +93,9 @@ def command(options: Sequence[str], prog: str) -> int:
     from fbunet_jax.inference.file_names import naming_of
     from fbunet_jax.inference.inputs import find_images
     from fbunet_jax.inference.label_values import known_label_values
+    from fbunet_jax.inference.loading import load
     from fbunet_jax.inference.output_folder import OutputFolder
-    from fbunet_jax.inference.predictor import Tiles, load
+    from fbunet_jax.inference.predictor import Tiles
     from fbunet_jax.inference.segment_file import Settings
     from fbunet_jax.inference.zarr_input import is_zarr
     from fbunet_jax.runs.directory import Run
@@ -103,7 +109,8 @@ def command(options: Sequence[str], prog: str) -> int:
         check_alone(arguments.shard, arguments.chunk)
     if found.faults and (chunked or not images):
         raise DataError(_sentences(found.faults))
-    predictor = load(run.path, fold=arguments.fold, precision=arguments.precision)
+    offsets = arguments.offsets_from or arguments.offsets
+    predictor = load(run.path, fold=arguments.fold, precision=arguments.precision, offsets=offsets)
     raise_dropped()  # a signal while checkpoints were read
     label_values, unknown = known_label_values(run)
     data = run.read_config().data
@@ -127,8 +134,9 @@ def command(options: Sequence[str], prog: str) -> int:
     made_with |= {"format": "tiff"}
     folder.begin(made_with, images, overwrite=arguments.overwrite)
     folds = f"{_plural('fold', len(predictor.folds))} {', '.join(str(fold.fold) for fold in predictor.folds)}"
+    with_offsets = " with offsets" if predictor.offsets else ""
     print(
-        f"{len(images)} {_plural('image', len(images))}; {folds} of {run.path}; "
+        f"{len(images)} {_plural('image', len(images))}; {folds} of {run.path}{with_offsets}; "
         f"tiles of {tiling.tile} pixels, overlapping by {tiling.overlap}",
         flush=True,
     )
@@ -138,7 +146,8 @@ def command(options: Sequence[str], prog: str) -> int:
 def _made_with(predictor: "Predictor", settings: "Settings") -> dict[str, Any]:
     """Return what decides the bytes of the results, however it was found."""
     steps = {str(fold.fold): fold.step for fold in predictor.folds}
-    made_with = {"checkpoints": steps, "class_names": predictor.class_names, **asdict(settings)}
+    made_with: dict[str, Any] = {"checkpoints": steps, "offsets": predictor.offsets}
+    made_with |= {"class_names": predictor.class_names, **asdict(settings)}
     made_with["classes"] = settings.classes(predictor.class_names).written
     del made_with["labels"], made_with["label_values"]
     for name in ("alpha", "no_data"):

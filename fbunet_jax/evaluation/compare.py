@@ -11,6 +11,7 @@ from fbunet_jax.data.folds import PARTS, read_folds
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.scores import Entry, absence_notes, present_entries
 from fbunet_jax.evaluation.statistics import Interval, class_iou, paired_difference
+from fbunet_jax.evaluation.variants import Variant
 from fbunet_jax.runs.directory import Run
 from fbunet_jax.tables import aligned, percent, percentage_points
 
@@ -40,7 +41,7 @@ class Comparison:
     Attributes:
       names: of the runs.
       rows: the class names, then "mean".
-      split: ``"test"`` or ``"validation"``.
+      split: ``"test"`` or ``"validation"``, followed by ``"-offsets"`` for evaluations with them.
       folds: the F folds that every run has.
       iou: `[runs, F, K + 1]` IoU of the last round, of every class and the mean.
       summed: `[runs, K + 1]` IoU of the folds' summed counts.
@@ -60,12 +61,13 @@ class Comparison:
     absent: list[str]
 
 
-def compare(runs: Sequence[str | Path], *, split: str = "test") -> Comparison:
+def compare(runs: Sequence[str | Path], *, split: str = "test", offsets: bool = False) -> Comparison:
     """Compare runs by the evaluations that they hold.
 
     Args:
       runs: at least two run directories; the first is what the others are compared with.
       split: ``"test"`` or ``"validation"``.
+      offsets: whether to compare the evaluations with offsets.
 
     Raises:
       RunError: the runs have other images, folds or splits (the difference is named), or no fold in common.
@@ -75,6 +77,7 @@ def compare(runs: Sequence[str | Path], *, split: str = "test") -> Comparison:
         raise RunError("A comparison needs at least two run directories: fbunet compare RUN RUN...")
     check_comparable(opened)
     names = run_names(opened)
+    split += Variant(offsets=offsets).suffix
     entries = [_entries(run, split) for run in opened]
     every = sorted({fold for found in entries for fold in found})
     shared = [fold for fold in every if all(fold in found for found in entries)]
@@ -147,13 +150,14 @@ def _entries(run: Run, split: str) -> dict[int, Entry]:
     """Return the evaluations of a run by fold, or say why there are none."""
     found = {entry["fold"]: entry for entry in present_entries(run, split)}
     if not found:
-        other = "validation" if split == "test" else "test"
+        part, dash, option = split.partition("-")
+        other = ("validation" if part == "test" else "test") + dash + option
         what = (
             f" It has one of the {other} split: give every run the same split." if present_entries(run, other) else ""
         )
         raise RunError(
             f"{run.path} has no {split} evaluation of its best checkpoints.{what} Make it: "
-            f"fbunet evaluate {run.path} --split {split}"
+            f"fbunet evaluate {run.path} --split {part}" + f" --{option}" * bool(option)
         )
     return found
 

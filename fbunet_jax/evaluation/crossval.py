@@ -27,6 +27,7 @@ def evaluate(
     crops: int = 0,
     objects: int = 0,
     maps: Maps = "own",
+    offsets: bool = False,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     report: bool = False,
@@ -48,9 +49,11 @@ def evaluate(
         `fbunet_jax.evaluation.objects`; 0 does not.
       maps: of a network of several rounds, which class maps the later ones are given: the image's own, ``"zeros"``, or
         those of an ``"other"`` image of the part; likewise kept apart, as ``-maps-zeros``. All else stays.
+      offsets: add offsets to the logits of the classes, which are fitted on each fold's validation part, whatever the
+        split, unless the fold has them already; likewise kept apart, as ``-offsets``.
       dataset: the data set, if one was passed to `train`: the same again.
       model: the network, likewise.
-      report: also write report.html, the page with the numbers and pictures; not with `tta`, `whole` or other `maps`.
+      report: also write report.html, the page with the numbers and pictures; only of what is not kept apart.
       out: folder for the results; the run by default, or, where it cannot be written, a folder of the current one.
       tell: called with a line about each fold.
 
@@ -78,9 +81,11 @@ def evaluate(
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
     if isinstance(objects, bool) or not isinstance(objects, numbers.Integral) or objects < 0:
         raise ConfigError(f"objects = {objects!r}: expected the pixels of the smallest object, or 0 to count none.")
-    variant = Variant(whole, crops, tta, maps=maps)
+    variant = Variant(whole, crops, tta, offsets, maps)
     if report and variant != DEFAULT:
-        raise ConfigError("report: the page shows the split as it is. Leave report out with tta, whole and maps.")
+        raise ConfigError(
+            "report: the page shows the split as predict segments it. Leave report out with what changes it."
+        )
     opened = with_results(opened, out, tell)
     evaluation = evaluate_folds(
         opened,

@@ -14,6 +14,7 @@ from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
 from fbunet_jax.evaluation.objects import FoldObjects, count_objects, object_lines, place_of
+from fbunet_jax.evaluation.operating_point import provide_offsets
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
 from fbunet_jax.evaluation.variants import DEFAULT, Variant
@@ -52,7 +53,7 @@ class Entry(_Rounds):
     """What a fold reached in its last round and in every round, as evaluation.json holds it; see `fold_entry`.
 
     Items that are larger than ``tile`` pixels are cut into tiles that overlap. Earlier versions, which wrote neither,
-    cut them into separate tiles of `data.crop` pixels.
+    cut them into separate tiles of `data.crop` pixels. ``offsets`` were added to the logits of the classes.
     """
 
     format: NotRequired[int]
@@ -62,6 +63,7 @@ class Entry(_Rounds):
     tile: NotRequired[int]
     overlap: NotRequired[int]
     objects: NotRequired[FoldObjects]
+    offsets: NotRequired[list[float]]
 
 
 class Evaluation(TypedDict):
@@ -97,14 +99,19 @@ def evaluate_folds(
         raise RunError(
             f"{run.path} has no trained fold. Train one first, or resume its training; {run.config} has its settings."
         )
-    config, dataset = load_run_data(run, root, variant, dataset=dataset)
+    passed = dataset
+    config, dataset = load_run_data(run, root, variant, dataset=passed)
     name = split + variant.suffix
     for fold in wanted:
+        if variant.offsets:
+            provide_offsets(run, fold, root=root, dataset=passed, model=model, tell=tell)
         part, labels = part_items(config, run, dataset, fold)[split], list[NDArray[np.uint8]]()
         segmentation = FoldSegmentation(run, config, dataset, fold, variant, part=part, model=model)
         items = count_items(segmentation, dataset, part, labels.append if objects else None)
         entry = fold_entry(fold, items.step, len(items.names), items.confusion.sum(axis=0))
         entry["tile"], entry["overlap"] = segmentation.tiling.tile, segmentation.tiling.overlap
+        if segmentation.trained.offsets is not None:
+            entry["offsets"] = list(segmentation.trained.offsets)
         if objects:
             places, truth = zip(*((place_of(dataset.names[i], config), dataset.labels[i]) for i in part), strict=True)
             entry["objects"] = count_objects(places, truth, labels, len(dataset.class_names), objects)

@@ -25,6 +25,7 @@ from fbunet_jax.inference.predictor import Predictor, Tiles
 from fbunet_jax.inference.tiling import Tiling
 from fbunet_jax.models.feedback import FeedbackUNet, feature_maps
 from fbunet_jax.runs.directory import Run
+from fbunet_jax.runs.offsets import with_offsets
 from fbunet_jax.runs.trained import load_trained_fold
 
 
@@ -106,10 +107,12 @@ class FoldSegmentation:
           model: the network, if a program passed one to the training.
 
         Raises:
-          RunError: the fold has no checkpoint, or it cannot be read.
+          RunError: the fold has no checkpoint, or it cannot be read, or it lacks the offsets of the variant.
           ConfigError: its network, or the part, cannot be segmented as the variant says.
         """
         self.trained = load_trained_fold(run, fold, model)
+        if variant.offsets:
+            [self.trained] = with_offsets(run, [self.trained])
         self.dataset = dataset
         self.tile = config.data.crop
         segmenting = with_maps(self.trained, variant.maps, str(run.path))
@@ -132,19 +135,23 @@ class FoldSegmentation:
 
     def bands(self, item: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield the bands of an item, from top to bottom: first row, classes of every round `[R, rows, W]` uint8."""
-        height, width = self.dataset.images[item].shape[:2]
-        rows, affine = self._inputs(item)
-        yield from self._predictor.rounds(rows, height, width, affine, self._tiles)
+        yield from self._predictor.rounds(*self._page(item), self._tiles)
 
-    def _inputs(self, item: int) -> tuple[Rows, Affine]:
-        """Return what gives the rows of an item, with those of the other one where there is one, scale and shift."""
+    def probabilities(self, item: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the bands of an item: first row, and the probabilities of the last round `[rows, W, K]` float32."""
+        for first, probabilities in self._predictor.round_probabilities(*self._page(item), self._tiles):
+            yield first, probabilities[:, :, -1]
+
+    def _page(self, item: int) -> tuple[Rows, int, int, Affine]:
+        """Return an item's rows, with those of the other one where there is one, height, width, scale and shift."""
         images, normalisation = self.dataset.images, self.trained.normalisation
         own, affine = images[item], normalisation.affine_of(self.dataset, item)
+        height, width = own.shape[:2]
         if not self._others:
-            return lambda first, last: own[first:last], affine
+            return lambda first, last: own[first:last], height, width, affine
         other = self._others[item]
         scale, shift = map(np.concatenate, zip(affine, normalisation.affine_of(self.dataset, other), strict=True))
-        return beside(own, images[other]), (scale, shift)
+        return beside(own, images[other]), height, width, (scale, shift)
 
     def label_maps(self, items: Sequence[int], strides: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return the classes of every round `[R, h, w]` uint8 of each item, every ``strides[i]``-th row and column."""

@@ -36,6 +36,8 @@ class Ensemble:
         self._segment_rounds = jax.jit(partial(segment_rounds, model))
         self._combine_rounds = jax.jit(combine_rounds)
         self._variables = jax.device_put([fold.variables for fold in folds])
+        offsets = [None if fold.offsets is None else np.array(fold.offsets, np.float32) for fold in folds]
+        self._offsets = jax.device_put(offsets)
         self._compiling, self._compiled = threading.Lock(), set[tuple[Any, ...]]()
 
     def __call__(
@@ -78,14 +80,15 @@ class Ensemble:
     def _members(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], tta: bool) -> Array:
         tiles, views = jnp.asarray(pixels), _views(tta)
         members = [
-            [self._segment(variables, tiles, scale, shift, view) for view in views]
-            for variables, (scale, shift) in zip(self._variables, affines, strict=True)
+            [self._segment(variables, tiles, scale, shift, view, offsets) for view in views]
+            for variables, offsets, (scale, shift) in zip(self._variables, self._offsets, affines, strict=True)
         ]
         return self._combine(members, weights)
 
     def _rounds(self, pixels: NDArray, affines: Sequence[Affine], weights: NDArray[np.float32], tta: bool) -> Array:
         tiles, (scale, shift) = jnp.asarray(pixels), affines[0]
-        members = [self._segment_rounds(self._variables[0], tiles, scale, shift, view) for view in _views(tta)]
+        variables, offsets = self._variables[0], self._offsets[0]
+        members = [self._segment_rounds(variables, tiles, scale, shift, view, offsets) for view in _views(tta)]
         return self._combine_rounds(members, weights)
 
 
@@ -101,7 +104,15 @@ def _views(tta: bool) -> list[np.int32]:
     return [np.int32(view) for view in range(VIEWS if tta else 1)]
 
 
-def segment_view(model: nn.Module, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
+def segment_view(
+    model: nn.Module,
+    variables: Any,
+    pixels: Array,
+    scale: Array,
+    shift: Array,
+    view: Array,
+    offsets: Array | None = None,
+) -> Array:
     """Return the probabilities of the last round, `[B, T, T, K]` float32, of one dihedral view, turned back.
 
     Args:
@@ -111,16 +122,27 @@ def segment_view(model: nn.Module, variables: Any, pixels: Array, scale: Array, 
       scale: `[C]`.
       shift: `[C]`.
       view: [] int32, 0 to 7, see `dihedral_view`; 0 is the tile as it is.
+      offsets: `[K]` float32, added to the logits of every round, but not where maps are fed back; None for no offsets.
     """
-    return segment_rounds(model, variables, pixels, scale, shift, view)[-1]
+    return segment_rounds(model, variables, pixels, scale, shift, view, offsets)[-1]
 
 
-def segment_rounds(model: nn.Module, variables: Any, pixels: Array, scale: Array, shift: Array, view: Array) -> Array:
+def segment_rounds(
+    model: nn.Module,
+    variables: Any,
+    pixels: Array,
+    scale: Array,
+    shift: Array,
+    view: Array,
+    offsets: Array | None = None,
+) -> Array:
     """Return the probabilities of every round, `[R, B, T, T, K]` float32; see `segment_view`."""
     turn = jax.vmap(dihedral_view, in_axes=(0, None))
     images = turn(pixels, view).astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
-    logits = segment(model, variables, images)
-    return jax.vmap(turn, in_axes=(0, None))(jax.nn.softmax(logits.astype(jnp.float32)), opposite_view(view))
+    logits = segment(model, variables, images).astype(jnp.float32)
+    if offsets is not None:
+        logits += offsets[None, None, None, None]
+    return jax.vmap(turn, in_axes=(0, None))(jax.nn.softmax(logits), opposite_view(view))
 
 
 def combine(members: Sequence[Sequence[Array]], weights: Array) -> Array:

@@ -109,6 +109,7 @@ class OutputFolder:
         found = read_json(self.record, dict[str, Any])
         # versions before 0.2 wrote class indices, and did not say so
         found.setdefault("classes", {name: index for index, name in enumerate(found.get("class_names", ()))})
+        found.setdefault("offsets", None)
         for name, value in json.loads(_as_text(settings)).items():
             if name not in found or found[name] != value:
                 raise RunError(

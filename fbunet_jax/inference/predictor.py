@@ -6,18 +6,16 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.device_errors import device_errors
-from fbunet_jax.errors import ConfigError, DataError, RunError
+from fbunet_jax.errors import ConfigError, DataError
 from fbunet_jax.inference.ensemble import Affine, Ensemble, segmenting
 from fbunet_jax.inference.image_kinds import KindWatch
 from fbunet_jax.inference.images import Rows, as_pages
@@ -25,8 +23,7 @@ from fbunet_jax.inference.in_order import Job, in_order
 from fbunet_jax.inference.prediction import Band, Prediction
 from fbunet_jax.inference.tiling import BandBlender, Tiling, mirrored
 from fbunet_jax.models.contract import has_field, multiple_of
-from fbunet_jax.runs.directory import Run
-from fbunet_jax.runs.trained import TrainedFold, load_trained_fold, trained_folds
+from fbunet_jax.runs.trained import TrainedFold
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -87,6 +84,11 @@ class Predictor:
         self.kinds = KindWatch(self.folds[0])
         with device_errors("putting the weights on the device", "One fold takes less than all of them."):
             self.ensemble = Ensemble(self.folds, jnp.dtype(precision) if precision else None)
+
+    @property
+    def offsets(self) -> dict[str, list[float]] | None:
+        """What is added to the logits of each class, by fold; None where nothing is added."""
+        return {str(fold.fold): list(fold.offsets) for fold in self.folds if fold.offsets is not None} or None
 
     def predict(
         self,
@@ -164,6 +166,19 @@ class Predictor:
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Segment one page with the first fold alone, band by band, in every feedback round.
 
+        Arguments are those of `round_probabilities`.
+
+        Yields:
+          The first row of a band, and the class index of every round `[R, rows, W]` uint8.
+        """
+        for first, probabilities in self.round_probabilities(rows, height, width, affine, tiles):
+            yield first, np.moveaxis(probabilities.argmax(axis=-1), -1, 0).astype(np.uint8)
+
+    def round_probabilities(
+        self, rows: Rows, height: int, width: int, affine: Affine, tiles: Tiles | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Segment one page with the first fold alone, band by band, in every feedback round.
+
         Args:
           rows: gives rows `[rows, W, C]` of the page.
           height: of the page.
@@ -172,13 +187,12 @@ class Predictor:
           tiles: their size, overlap, number at once, and views.
 
         Yields:
-          The first row of a band, and the class index of every round `[R, rows, W]` uint8.
+          The first row of a band, and the probabilities of every round `[rows, W, R, K]` float32.
         """
         shape = self.folds[0].rounds, len(self.class_names)
         segment = partial(self.ensemble.rounds, affines=[affine])
         for first, band in self._blended(segment, math.prod(shape), rows, (height, width), tiles or Tiles()):
-            chosen = band.reshape(*band.shape[:2], *shape).argmax(axis=-1)
-            yield first, np.moveaxis(chosen, -1, 0).astype(np.uint8)
+            yield first, band.reshape(*band.shape[:2], *shape)
 
     def _blended(
         self,
@@ -234,43 +248,6 @@ class Predictor:
         else:
             sample = rows(0, 1)
         return [fold.normalisation.affine(sample) for fold in self.folds]
-
-
-def load(
-    run: str | Path, *, fold: int | None = None, precision: Precision | None = None, model: nn.Module | None = None
-) -> Predictor:
-    """Return the trained folds of a run, ready to segment images.
-
-    Args:
-      run: the run directory; nothing is written into it.
-      fold: the fold to use; by default all that have a checkpoint, whose probabilities are averaged.
-      precision: type of the convolutions; as trained by default.
-      model: the network, if one was passed to `train`: the same again.
-
-    Raises:
-      RunError: the run or the fold is missing or has no checkpoint, or the network is not that of the run.
-
-    Example:
-      >>> from fbunet_jax import load
-      >>> [fold.fold for fold in load("runs/quickstart/unet").folds]
-      [0]
-    """
-    with device_errors("reading the weights", "One fold takes less than all of them."):
-        return _load(run, fold, precision, model)
-
-
-def _load(run: str | Path, fold: int | None, precision: Precision | None, model: nn.Module | None) -> Predictor:
-    opened = Run(Path(run))
-    count = opened.read_config().data.folds
-    if fold is not None and not 0 <= fold < count:
-        raise RunError(f"{run} has no fold {fold}: expected a fold from 0 to {count - 1}.")
-    chosen = trained_folds(opened) if fold is None else [fold]
-    if not chosen:
-        raise RunError(
-            f"{run} has no trained fold. Train one first, or resume its training; {opened.config} has its settings."
-        )
-    folds = [load_trained_fold(opened, each, model) for each in chosen]
-    return Predictor(folds, opened.read_dataset()["channels"], precision)
 
 
 def default_batch() -> int:

@@ -230,5 +230,7 @@ def _write_overlay(
 
 
 def _origin(predictor: Predictor) -> dict[str, Any]:
-    """Return what the metadata of every file say: the step of each fold's checkpoint."""
-    return {"program": "fbunet_jax", "folds": {str(fold.fold): fold.step for fold in predictor.folds}}
+    """Return what the metadata of every file say: the step of each fold's checkpoint, and offsets if there are any."""
+    steps = {str(fold.fold): fold.step for fold in predictor.folds}
+    offsets = predictor.offsets
+    return {"program": "fbunet_jax", "folds": steps} | ({"offsets": offsets} if offsets else {})

@@ -57,6 +57,11 @@ class FoldDirectory:
         FoldDirectory(target).lock.unlink(missing_ok=True)
         return target
 
+    @property
+    def offsets(self) -> Path:
+        """What is added to the logits of each class, fitted on the validation part."""
+        return (self.results or self.path) / "offsets.json"
+
     def evaluation(self, split: str) -> Path:
         """Return the file of one split's evaluation."""
         return (self.results or self.path) / _evaluation_name(split)

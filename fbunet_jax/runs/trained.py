@@ -37,6 +37,7 @@ class TrainedFold:
       class_names: in class order.
       channels: number of image channels C.
       images: what the training images were; None where a run of an earlier version does not say.
+      offsets: added to the logits of each class, see `fbunet_jax.runs.offsets`; None where nothing is added.
     """
 
     fold: int
@@ -47,6 +48,7 @@ class TrainedFold:
     class_names: tuple[str, ...]
     channels: int
     images: ImageKind | None = None
+    offsets: tuple[float, ...] | None = None
 
     @cached_property
     def rounds(self) -> int:
@@ -54,8 +56,10 @@ class TrainedFold:
         return count_rounds(self.model, self.variables, self.channels)
 
     def fingerprint(self) -> str:
-        """Return a digest of the weights and of the normalisation: what is equal segments alike."""
+        """Return a digest of the weights, of the normalisation and of offsets: what is equal segments alike."""
         digest = hashlib.blake2b(repr(self.normalisation).encode(), digest_size=16)
+        if self.offsets is not None:
+            digest.update(repr(self.offsets).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(self.variables)):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(leaf.tobytes())

@@ -116,6 +116,26 @@ def test_labels_are_those_of_python_with_palette_class_table_and_resolution(work
     np.testing.assert_allclose(disagreement, expected.disagreement, atol=1e-5)
 
 
+def test_offsets_are_used_named_and_asked_for(work, result, capsys):
+    command = ["predict", str(work / "run"), str(work / "in/9.tif"), "--out", str(work / "shifted"), *TILES]
+    assert main([*command, "--offsets"]) == 2
+    said = capsys.readouterr().err
+    assert "Fold 1 of " in said
+    assert f"fbunet evaluate {work / 'run'} --offsets, or" in said
+    assert not (work / "shifted").exists()
+    assert main(["evaluate", str(work / "run"), "--offsets"]) == 0
+    assert main([*command, "--offsets"]) == 0
+    assert f"folds 0, 1 of {work / 'run'} with offsets; tiles" in capsys.readouterr().out
+    predictor = fbunet_jax.load(work / "run", offsets=True)
+    expected = {str(fold.fold): list(fold.offsets) for fold in predictor.folds}
+    assert json.loads((work / "shifted/prediction.json").read_text())["offsets"] == expected
+    with tifffile.TiffFile(work / "shifted/labels/9.tif") as file:
+        labels, description = file.asarray(), json.loads(file.pages[0].description)
+    assert description["offsets"] == expected
+    np.testing.assert_array_equal(labels, predictor.predict(tifffile.imread(work / "in/9.tif"), tile=64).labels)
+    assert json.loads((work / "out/prediction.json").read_text())["offsets"] is None
+
+
 def test_a_stack_stays_a_stack(work, result):
     pages = tifffile.imread(work / "in/10.tif")
     expected = fbunet_jax.load(work / "run").predict(pages, tile=64, stack=True)

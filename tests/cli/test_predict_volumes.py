@@ -182,6 +182,34 @@ def test_each_process_may_have_a_volume_of_its_own_and_tiffs_are_written_by_one(
     assert main([*command, "--shard", "1/1"]) == 0
 
 
+def test_results_with_and_without_offsets_are_not_mixed(work, result, capsys):
+    offsets = {"0": [0.0, 0.5, -2.0, 3.0]}
+    trained = fbunet_jax.load(work / "run").folds[0]
+    reached = {"mean_iou": 0.5, "iou": [0.5, 0.5, 0.5, None]}
+    kept = {"format": 1, "fold": 0, "step": trained.step, "weights": trained.fingerprint(), "images": 1, "pixels": 1}
+    kept |= {"class_names": trained.class_names, "offsets": offsets["0"], "before": reached, "after": reached}
+    (work / "elsewhere/fold_0").mkdir(parents=True)
+    (work / "elsewhere/fold_0/offsets.json").write_text(json.dumps(kept))
+    options = ["--offsets-from", str(work / "elsewhere")]
+    assert predict(work, "one", *options) == 2
+    assert f"made with offsets = null, now it is {json.dumps(offsets)}" in capsys.readouterr().err
+    assert predict(work, "shifted", "--shard", "1/2", *options) == 0
+    assert predict(work, "shifted", "--shard", "2/2") == 2
+    assert f"made with offsets = {json.dumps(offsets)}, now it is null" in capsys.readouterr().err
+    assert predict(work, "shifted", *options) == 0
+    expected = fbunet_jax.load(work / "run", offsets=work / "elsewhere").predict(
+        np.load(work / "pages.npy"), stack=True, tile=32, overlap=16
+    )
+    found = zarr.open_group(str(work / "shifted/labels/in.ome.zarr"), mode="r")["0"][:]
+    np.testing.assert_array_equal(found, expected.labels)
+    assert (found != zarr.open_group(str(result / "labels/in.ome.zarr"), mode="r")["0"][:]).any()
+    # a folder that a version without offsets began is resumed
+    record = json.loads((result / "prediction.json").read_text())
+    assert record.pop("offsets") is None
+    (result / "prediction.json").write_text(json.dumps(record))
+    assert predict(work, "one") == 0
+
+
 def test_paths_may_lead_upwards(work, result, monkeypatch):
     (work / "deeper").mkdir()
     monkeypatch.chdir(work / "deeper")

@@ -157,3 +157,18 @@ def test_no_fold_in_common_one_run_and_a_folder_that_is_no_run_are_errors(tmp_pa
         compare([first])
     with pytest.raises(RunError, match="is not a run directory"):
         compare([first, tmp_path])
+
+
+def test_evaluations_with_offsets_are_compared_with_each_other(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", "unet", FIRST, split="test-offsets"),
+        write_run(tmp_path / "b", "feedback-conv", SECOND, split="test-offsets"),
+    ]
+    comparison = compare(runs, offsets=True)
+    np.testing.assert_allclose(comparison.differences[0].summed, summed(SECOND) - summed(FIRST))
+    assert "IoU in %, test-offsets split" in comparison_table(comparison)
+    with pytest.raises(RunError, match=r"has no test evaluation .* fbunet evaluate .*a --split test$"):
+        compare(runs)
+    runs.append(write_run(tmp_path / "c", "unet-wide", FIRST))
+    with pytest.raises(RunError, match=r"has no test-offsets evaluation .* fbunet evaluate .*c --split test --offsets"):
+        compare(runs, offsets=True)

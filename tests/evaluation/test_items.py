@@ -10,7 +10,8 @@ from fbunet_jax.data.datasets import load_dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import count_items, read_items
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
-from fbunet_jax.inference.predictor import Predictor, load
+from fbunet_jax.inference.loading import load
+from fbunet_jax.inference.predictor import Predictor
 from fbunet_jax.models.feedback import feature_maps
 from fbunet_jax.pipeline.normalisation import Normalisation
 from fbunet_jax.runs.directory import Run

@@ -17,7 +17,7 @@ from fbunet_jax.data.identity import describe
 from fbunet_jax.data.readers.image_files import read_label
 from fbunet_jax.errors import RunError
 from fbunet_jax.figures import class_colours
-from fbunet_jax.inference import outputs, predictor
+from fbunet_jax.inference import loading, outputs
 from fbunet_jax.inference.images import open_image
 from fbunet_jax.inference.label_values import ClassValues, known_label_values
 from fbunet_jax.inference.outputs import stored_values, write_labels
@@ -58,7 +58,7 @@ def trained(make_fold):
 @pytest.fixture
 def stored(data, tmp_path, trained, monkeypatch):
     """A run of that data set, which predict takes for a trained one."""
-    monkeypatch.setattr(predictor, "load", lambda *_, **__: trained)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: trained)
     start(tmp_path, Config(data=data))
     return trained
 

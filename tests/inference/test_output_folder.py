@@ -197,6 +197,7 @@ class Known:
 
     channels, class_names = 1, ("background", "one", "two")
     folds = (SimpleNamespace(fold=0, step=1, normalisation=Normalisation("scale")),)
+    offsets = None
     kinds = SimpleNamespace(word=lambda *_: "")
 
     def bands(self, rows, height, width, tiles):

@@ -1,5 +1,7 @@
 """Images of any size, tiled, turned and averaged, give what the network gives on the whole image."""
 
+from dataclasses import replace
+
 import chex
 import jax
 import numpy as np
@@ -63,6 +65,38 @@ def test_one_compilation_serves_every_size_fold_and_view(make_fold, noise, monke
     for size in ((1, 1), (5, 70), (32, 32), (100, 33), (130, 200)):
         labels = predictor.predict(noise(*size), tile=32, overlap=8, batch=2, tta=size[0] > 50).labels
         assert labels.shape == size
+
+
+def test_offsets_of_each_fold_are_added_to_its_logits(make_fold, noise):
+    image, folds = noise(32, 32), [make_fold(0), make_fold(1, 1)]
+    offsets = [(0.0, 1.5, -2.0), (0.3, 0.0, 4.0)]
+    shifted = [replace(fold, offsets=each) for fold, each in zip(folds, offsets, strict=True)]
+    by_fold = []
+    for fold, each in zip(folds, offsets, strict=True):
+        weights = whole(fold, image[..., None]) * np.exp(np.array(each))
+        by_fold.append(weights / weights.sum(axis=-1, keepdims=True))
+    mean = np.mean(by_fold, axis=0)
+    prediction = Predictor(shifted, 1).predict(image, tile=32)
+    np.testing.assert_allclose(prediction.probabilities, mean, atol=1e-5)
+    np.testing.assert_allclose(prediction.entropy, scipy.stats.entropy(mean, axis=-1) / np.log(3), atol=1e-5)
+    apart = scipy.stats.entropy(mean, axis=-1) - np.mean([scipy.stats.entropy(p, axis=-1) for p in by_fold], axis=0)
+    np.testing.assert_allclose(prediction.disagreement, apart / np.log(3), atol=1e-5)
+    plain, zeros = (
+        Predictor([replace(folds[0], offsets=each)], 1).predict(image, tile=32) for each in (None, (0.0, 0.0, 0.0))
+    )
+    np.testing.assert_array_equal(plain.probabilities, zeros.probabilities)
+    assert len({fold.fingerprint() for fold in (folds[0], shifted[0], replace(folds[0], offsets=(0.0,) * 3))}) == 3
+
+
+def test_offsets_reach_the_last_round_s_output_and_not_the_maps_that_are_fed_back(make_fold, noise):
+    fold, image = make_fold(), noise(32, 32)[..., None]
+    scale, shift = fold.normalisation.affine(image)
+    logits = fold.model.apply(fold.variables, image[None].astype(np.float32) * scale + shift, train=False)
+    expected = np.asarray(jax.nn.softmax(logits + np.array([0, 2, -1], np.float32)[None, None, None, None]))[:, 0]
+    shifted = Predictor([replace(fold, offsets=(0.0, 2.0, -1.0))], 1)
+    ((first, found),) = shifted.round_probabilities(lambda top, end: image[top:end], 32, 32, (scale, shift))
+    assert first == 0
+    np.testing.assert_allclose(np.moveaxis(found, 2, 0), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])

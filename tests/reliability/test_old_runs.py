@@ -19,7 +19,7 @@ from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.evaluation.scores import present_entries
 from fbunet_jax.evaluation.segmentation import load_run_data
-from fbunet_jax.inference.predictor import load
+from fbunet_jax.inference.loading import load
 from fbunet_jax.inference.validation import MappedValidation, plan_separate_tiles
 from fbunet_jax.runs.directory import Run
 from fbunet_jax.runs.opening import part_items

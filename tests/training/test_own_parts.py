@@ -191,6 +191,8 @@ def test_the_numbers_are_those_of_the_network_on_the_arrays_of_the_test_part(own
     prediction = load(result.run, model=Own()).predict(arrays.images[0])
     assert prediction.labels.shape == (32, 32)
     assert options["model"] == Own()
+    entry = evaluate(result.run, dataset=arrays, model=Own(), offsets=True)["folds"][0]
+    assert load(result.run, model=Own(), offsets=True).folds[0].offsets == tuple(entry["offsets"])
 
 
 def test_the_run_says_by_name_what_was_passed(own_run):
