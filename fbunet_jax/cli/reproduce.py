@@ -36,6 +36,9 @@ class Arguments:
     """Stop after so many, between two steps, with everything saved."""
     table_only: bool = False
     """Train nothing: write the table from the cells that the folder has."""
+    further: tuple[Literal["size", "offsets", "maps", "views", "none"], ...] = ("size", "offsets", "maps")
+    """How else each cell is evaluated: whole images, or crops where the images are not cut; with offsets fitted on
+    validation; with other maps fed back; over the 8 dihedral views; or none."""
     commit: str = ""
     """What the cells name as the commit of the program; found by itself where it lies in a checkout."""
     debug: bool = False
@@ -73,6 +76,7 @@ def command(options: Sequence[str], prog: str) -> int:
             folder,
             minutes=arguments.minutes,
             commit=arguments.commit,
+            further=[kind for kind in arguments.further if kind != "none"],
             tell=lambda line: print(line, flush=True),
             finished=lambda: pages.write_table(table, folder),
         )
