@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fbunet_jax.evaluation.objects import MATCHED
+from fbunet_jax.experiments.tabulate import BASELINES
 from fbunet_jax.tables import markdown, percent, percentage_points
 
 
@@ -14,7 +15,8 @@ def rare_names(content: Mapping[str, Any]) -> list[str]:
 
 def baselines_of(content: Mapping[str, Any]) -> list[str]:
     """Return the methods to which there is a difference."""
-    return list(dict.fromkeys(each["to"] for row in content["rows"] for each in row["differences"]))
+    found = {each["to"] for row in content["rows"] for each in row["differences"]}
+    return [name for name in BASELINES if name in found]
 
 
 def spread_text(mean: float | None, deviation: float | None) -> str:
@@ -53,8 +55,8 @@ def rare_classes(content: Mapping[str, Any]) -> list[str]:
         parts += [
             f"## Objects of {name}",
             f"Connected components{sizes}, through consecutive sections where the images are a stack. Found: of the "
-            f"objects in the labels, those that the segmentation covers to {MATCHED:.0%} at least. Right: of its own "
-            "objects, those that the labels cover to that share. Both are summed over the cells.",
+            f"objects in the labels, those that the segmentation covers to {100 * MATCHED:.0f} % at least. Right: of its "
+            "own objects, those that the labels cover to that share. Both are summed over the cells.",
             markdown(header, rows),
         ]
     return parts
@@ -73,7 +75,7 @@ def _rare_row(row: Mapping[str, Any], index: int) -> list[str]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part} of {whole}" + (f" ({part / whole:.0%})" if whole else "")
+    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
 
 
 def further(content: Mapping[str, Any]) -> list[str]:

@@ -109,7 +109,7 @@ def _caption(content: Mapping[str, Any]) -> str:
     if rare_names(content):
         sentences.append(
             f"The column of the large classes is the mean over {', '.join(content['large_classes'])}, which hold at "
-            f"least {LARGE:.0%} of the pixels: the IoU of the others depends on which objects a fold holds."
+            f"least {100 * LARGE:.0f} % of the pixels: the IoU of the others depends on which objects a fold holds."
         )
     if baselines:
         named = " or ".join(f"`{name}`" for name in baselines)

@@ -66,7 +66,7 @@ def test_the_mean_over_large_classes_leaves_out_the_one_that_few_pixels_have(cel
     assert rows["unet"]["large_mean"] == pytest.approx(np.mean(expected))
     assert rows["unet"]["large_deviation"] == pytest.approx(np.std(expected, ddof=1))
     page = as_markdown(content)
-    assert "the mean over cytoplasm, membrane, mitochondria, which hold at least 2% of the pixels" in page
+    assert "the mean over cytoplasm, membrane, mitochondria, which hold at least 2 % of the pixels" in page
     assert "| large classes |" in page
 
 
@@ -101,7 +101,7 @@ def test_objects_and_areas_of_rare_classes_are_summed_over_cells(cells):
     page = as_markdown(tabulate(TABLES[1], cells))
     assert "## Objects of synapse" in page
     line = next(line for line in page.split("## Objects of synapse")[1].splitlines() if "`unet`" in line)
-    assert "| 0.90 | 6 of 15 (40%) | 6 of 12 (50%) | 3 |" in line
+    assert "| 0.90 | 6 of 15 (40 %) | 6 of 12 (50 %) | 3 |" in line
 
 
 def test_objects_that_not_all_cells_have_counted_are_left_out(cells):
