@@ -132,6 +132,7 @@ def _run(plan: "Plan", arguments: Arguments, out: Path, root: str, write: Callab
         signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     deadline = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     board = Board(default_stream())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with fold_lock(FoldDirectory(out)):
         waiting = jobs(plan, out, root)
         board.line(f"{len(waiting)} cells are missing.")
@@ -139,7 +140,7 @@ def _run(plan: "Plan", arguments: Arguments, out: Path, root: str, write: Callab
             return 0
         sweep = Sweep(
             waiting,
-            find_devices(arguments.workers or os.cpu_count()),
+            find_devices(arguments.workers, shares=cores),
             board,
             deadline=deadline,
             pause=out / PAUSED,

@@ -23,12 +23,12 @@ class Device(NamedTuple):
     cores: frozenset[int] = frozenset()
 
 
-def find_devices(workers: int | None = None) -> list[Device]:
+def find_devices(workers: int | None = None, *, shares: int = 1) -> list[Device]:
     """Return the devices of JAX's default kind, each of which can serve a process of its own.
 
     Args:
-      workers: at most so many; on a CPU, into how many shares of its cores it is divided. All devices by default, and
-        one share.
+      workers: at most so many; on a CPU, into how many shares of its cores it is divided. All devices by default.
+      shares: of the cores of a CPU, by default.
 
     Raises:
       ConfigError: there are fewer devices.
@@ -42,7 +42,7 @@ def find_devices(workers: int | None = None) -> list[Device]:
         raise RunError(f"{text}. {remedy[0].upper()}{remedy[1:]}.")
     platform, kind = answer.values["devices"][0]["platform"], answer.values["devices"][0]["kind"]
     if platform == "cpu":
-        return _shares(workers or 1)
+        return _shares(workers or shares)
     count = len(answer.values["devices"])
     # JAX sees the two cores of such a chip, and a process has a chip
     chips = count // 2 if kind in ("TPU v2", "TPU v3") else count

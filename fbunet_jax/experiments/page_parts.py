@@ -55,8 +55,8 @@ def rare_classes(content: Mapping[str, Any]) -> list[str]:
         parts += [
             f"## Objects of {name}",
             f"Connected components{sizes}, through consecutive sections where the images are a stack. Found: of the "
-            f"objects in the labels, those that the segmentation covers to {100 * MATCHED:.0f} % at least. Right: of its "
-            "own objects, those that the labels cover to that share. Both are summed over the cells.",
+            f"objects in the labels, those that the segmentation covers to {100 * MATCHED:.0f} % at least. Right: of "
+            "its own objects, those that the labels cover to that share. Both are summed over the cells.",
             markdown(header, rows),
         ]
     return parts

@@ -37,3 +37,13 @@ def test_the_cores_of_this_process_are_divided(cores, workers, shares, hardware,
     hardware("cpu", "cpu", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
     assert [device.cores for device in find_devices(workers)] == shares
+
+
+def test_a_queue_has_a_process_a_core_on_a_cpu_and_one_a_device_elsewhere(hardware, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hardware("cpu", "cpu", 1)
+    assert [device.cores for device in find_devices(shares=3)] == [{0}, {1}, {2}]
+    assert len(find_devices(2, shares=3)) == 2
+    hardware("gpu", "Imaginary", 1)
+    assert len(find_devices(shares=3)) == 1
