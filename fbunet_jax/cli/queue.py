@@ -90,12 +90,19 @@ def command(options: Sequence[str], prog: str) -> int:
 
 
 def _pause(file: Path, pause: bool) -> int:
+    from fbunet_jax.runs.directory import FoldDirectory
+    from fbunet_jax.runs.locks import is_held
+
     if not file.parent.is_dir():
         raise ConfigError(f"{file.parent} is not a folder of experiments (--out).")
     if pause:
         file.touch()
     else:
         file.unlink(missing_ok=True)
+    if not is_held(FoldDirectory(file.parent)):
+        then = "the next one waits until --resume" if pause else "the next one starts at once"
+        print(f"No queue runs in {file.parent}: {then}.")
+        return 0
     print(f"{'Paused' if pause else 'Resumed'}: what runs in {file.parent} follows within a second.")
     return 0
 
@@ -135,7 +142,9 @@ def _run(plan: "Plan", arguments: Arguments, out: Path, root: str, write: Callab
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with fold_lock(FoldDirectory(out)):
         waiting = jobs(plan, out, root)
-        board.line(f"{len(waiting)} cells are missing.")
+        board.line(
+            f"{len(waiting)} cell{'s are' if len(waiting) != 1 else ' is'} missing, or could be evaluated further."
+        )
         if not waiting:
             return 0
         sweep = Sweep(

@@ -39,8 +39,12 @@ def difference_text(summary: Mapping[str, Any], baseline: str, folds: Sequence[i
     found = next((each for each in summary["differences"] if each["to"] == baseline), None)
     if not found or found["mean_iou"] is None:
         return ""
-    text = points_text(found["mean_iou"], found["mean_iou_interval"])
-    return text + (f", folds {', '.join(map(str, found['folds']))}" if found["folds"] != list(folds) else "")
+    return _with_folds(points_text(found["mean_iou"], found["mean_iou_interval"]), found["folds"], folds)
+
+
+def _with_folds(text: str, folds: Sequence[int], of_row: Sequence[int]) -> str:
+    """Return a text with its folds, where they are not those of the row."""
+    return text + (f", folds {', '.join(map(str, folds))}" if folds != list(of_row) else "")
 
 
 def rare_classes(content: Mapping[str, Any]) -> list[str]:
@@ -100,9 +104,7 @@ def further(content: Mapping[str, Any]) -> list[str]:
             ]
             large = [spread_text(found["large_mean"], found["large_deviation"])] * has_rare
             differences = [difference_text(found, baseline, row["folds"]) for baseline in baselines]
-            rows.append(
-                [f"`{row['method']}`", _WAYS.get(name, name), *values, *large, *differences, str(found["count"])]
-            )
+            rows.append([f"`{row['method']}`", _way(name), *values, *large, *differences, str(found["count"])])
     return [
         "## The same weights, evaluated in other ways",
         "Whole: whole images in overlapping tiles, as a prediction segments them. Crops: crops of that side, each by "
@@ -112,12 +114,9 @@ def further(content: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_WAYS = {
-    "whole": "whole",
-    "whole-tta": "whole, views",
-    "whole-offsets": "whole, offsets",
-    "tta": "views",
-}
+def _way(name: str) -> str:
+    """Return the name of a further evaluation in words: "whole-tta" is "whole, views"."""
+    return ", ".join("views" if word == "tta" else word for word in name.split("-"))
 
 
 def maps(content: Mapping[str, Any]) -> list[str]:
@@ -128,7 +127,9 @@ def maps(content: Mapping[str, Any]) -> list[str]:
         if changed:
             own = spread_text(row["mean"]["mean_iou"], row["deviation"]["mean_iou"])
             texts = [
-                points_text(found["mean_iou"], found["mean_iou_interval"]) if (found := changed.get(name)) else ""
+                _with_folds(points_text(found["mean_iou"], found["mean_iou_interval"]), found["folds"], row["folds"])
+                if (found := changed.get(name))
+                else ""
                 for name in ("zeros", "other")
             ]
             rows.append([f"`{row['method']}`", own, *texts])
@@ -136,7 +137,8 @@ def maps(content: Mapping[str, Any]) -> list[str]:
         return []
     return [
         "## Is the feedback used?",
-        "The last round is given zeros, or the class maps of another image, in place of its own; everything else "
-        "stays. Differences in mean IoU to its own maps, in percentage points, with 95 % intervals over folds.",
+        "Every round after the first is given zeros, or the class maps of another image, in place of its own; "
+        "everything else stays. Differences in mean IoU to its own maps, in percentage points, with 95 % intervals over "
+        "folds.",
         markdown(["method", "own maps", "zeros", "another image's"], rows),
     ]

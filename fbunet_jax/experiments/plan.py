@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from fbunet_jax.config import Config, load_config
+from fbunet_jax.config import Config, find_config, load_config
 from fbunet_jax.errors import ConfigError, did_you_mean
 from fbunet_jax.experiments.cells import TableFolder
 from fbunet_jax.experiments.evaluations import FURTHER, Further
@@ -58,6 +58,9 @@ class Experiment:
         for method in self.methods:
             if method not in METHODS:
                 raise ConfigError(f"{method!r} is not a method.{did_you_mean(method, METHODS)}")
+        for key, values in (("methods", self.methods), ("folds", self.folds)):
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ConfigError(f"{self.name}: {key} has {twice[0]!r} twice: expected each once.")
         for kind in self.further:
             if kind not in get_args(Further):
                 known = get_args(Further)
@@ -159,10 +162,11 @@ def read_plan(path: Path, out: Path, data_root: str = "") -> Plan:
             raise ConfigError(f"{path}: two experiments are called {each.name!r}.")
         if each.experiment.reference:
             name, _, method = each.experiment.reference.partition(":")
-            if name not in names or method not in METHODS:
+            methods = {other.name: other.grid.methods for other in planned}
+            if method not in methods.get(name, ()):
                 raise ConfigError(
-                    f"{path}, {each.name}: reference = {each.experiment.reference!r}: expected EXPERIMENT:METHOD, such "
-                    f"as {names[0]}:{planned[0].grid.methods[0]}."
+                    f"{path}, {each.name}: reference = {each.experiment.reference!r}: expected EXPERIMENT:METHOD of "
+                    f"this plan, such as {names[0]}:{planned[0].grid.methods[0]}."
                 )
     return Plan(path, tuple(planned))
 
@@ -174,10 +178,15 @@ def _planned(table: Mapping[str, Any], where: str, out: Path, data_root: str) ->
     if "name" not in table:
         raise ConfigError(f"{where}: name is missing: it names the folder.")
     experiment = from_table(Experiment, {key: value for key, value in table.items() if key != "settings"}, where)
+    name = experiment.config or experiment.paper_table.config
     try:
-        config = load_config(experiment.config or experiment.paper_table.config, **settings)
+        load_config(name)  # so that a mistake of that file is not said of the settings
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    try:
+        config = load_config(name, **settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}, settings: {str(error).removeprefix(f'{find_config(name)}: ')}") from None
     return Planned(experiment, _grid(experiment, config, where, out, data_root), TableFolder(out / experiment.name))
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fbunet_jax.evaluation.scores import Entry
 from fbunet_jax.experiments.cells import Cell, place_of, read_cells
 from fbunet_jax.experiments.page_parts import points_text, spread_text
 from fbunet_jax.experiments.plan import Plan, Planned
-from fbunet_jax.experiments.tabulate import difference, large_classes
+from fbunet_jax.experiments.tabulate import difference, have_one_truth, large_classes, mean_iou
 from fbunet_jax.runs.files import write_atomically
 from fbunet_jax.tables import markdown
 
@@ -23,12 +22,15 @@ def write_page(plan: Plan, out: Path) -> Path:
     cells = {planned.name: read_cells(planned.folder.cells) for planned in plan.planned}
     parts = [
         f"# The experiments of {plan.path.name}",
-        "A cell is one training of a method on one fold with one seed. Hours are of the processor, of all threads; "
-        "those that are left are an estimate, from the cells of the same method that are finished.",
+        "A cell is one training of a method on one fold with one seed. Hours are of the processor, of all threads, in "
+        "epochs and validations, of the finished cells; earlier versions did not record them, and where some cells "
+        "lack them it says of how many the hours are. Those that are left are an estimate from the finished cells of "
+        "the same method, a cell that has begun counted whole; not known before each method has one.",
         _progress(plan.planned, cells),
         "IoU in % on the test images, as each table has it: mean ± standard deviation (n - 1) over cells. The "
-        "difference is to the cells of the same fold and seed of another experiment, from summed counts, with its 95 % "
-        "jackknife interval over folds.",
+        "difference is to the cells of the same fold and seed of another experiment, in percentage points, from counts "
+        "that are averaged over the seeds of a fold and summed over folds, with its 95 % jackknife interval over "
+        "folds.",
         _results(plan.planned, cells),
     ]
     path = out / "README.md"
@@ -45,13 +47,20 @@ def _progress(planned: Sequence[Planned], cells: Mapping[str, Sequence[Cell]]) -
         begun = [place for place in missing if each.grid.fold(place).has_started()]
         title = each.experiment.paper_table.title
         name = f"[{each.name}]({each.name}/table.md)" if finished else each.name
-        hours = sum(filter(None, map(_hours, finished.values())))
         done = f"{len(each.grid) - len(missing)} of {len(each.grid)}"
         shown = ", ".join(map(str, begun))
         rows.append(
-            [name, title, done, shown, f"{hours:.1f}" if hours else "", _left(each, missing, list(finished.values()))]
+            [name, title, done, shown, _spent(list(finished.values())), _left(each, missing, list(finished.values()))]
         )
     return markdown(["experiment", "", "cells", "begun", "hours", "hours left"], rows)
+
+
+def _spent(cells: Sequence[Cell]) -> str:
+    """Return the hours of the cells that have them, and of how many those are unless of all."""
+    known = [hours for cell in cells if (hours := _hours(cell)) is not None]
+    if not known:
+        return ""
+    return f"{sum(known):.1f}" + (f" (of {len(known)} cells)" if len(known) < len(cells) else "")
 
 
 def _hours(cell: Cell) -> float | None:
@@ -79,22 +88,17 @@ def _results(planned: Sequence[Planned], cells: Mapping[str, Sequence[Cell]]) ->
         found = cells[each.name]
         for method in dict.fromkeys(cell["method"] for cell in found):
             own = [cell for cell in found if cell["method"] == method]
-            values = np.array([_mean(cell["evaluation"]) for cell in own], np.float64)
-            spread = float(values.std(ddof=1)) if len(own) > 1 else None
+            mean, deviation = mean_iou(own)
             rows.append(
                 [
                     each.name,
                     f"`{method}`",
                     str(len(own)),
-                    spread_text(float(values.mean()), spread),
+                    spread_text(mean, deviation),
                     _reference(each, own, cells),
                 ]
             )
     return markdown(["experiment", "method", "cells", "mean IoU", "difference"], rows)
-
-
-def _mean(entry: Entry) -> float:
-    return np.nan if entry["mean_iou"] is None else entry["mean_iou"]
 
 
 def _reference(planned: Planned, own: Sequence[Cell], cells: Mapping[str, Sequence[Cell]]) -> str:
@@ -103,6 +107,8 @@ def _reference(planned: Planned, own: Sequence[Cell], cells: Mapping[str, Sequen
         return ""
     name, _, method = planned.experiment.reference.partition(":")
     others = [cell for cell in cells.get(name, []) if cell["method"] == method]
+    if not have_one_truth(own, others):
+        return f"none to {planned.experiment.reference}: other images or labels"
     found = difference(own, others, planned.experiment.reference, large_classes(own)) if others else None
     if not found:
         return ""

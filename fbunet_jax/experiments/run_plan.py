@@ -2,20 +2,30 @@
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fbunet_jax.errors import RunError
 from fbunet_jax.experiments import commands
-from fbunet_jax.experiments.cells import Cell, place_of, read_cells
+from fbunet_jax.experiments.cells import (
+    Cell,
+    first_difference,
+    is_complete,
+    place_of,
+    read_cell,
+    read_cells,
+    setting_of,
+)
 from fbunet_jax.experiments.commands import Job
 from fbunet_jax.experiments.evaluations import variants
 from fbunet_jax.experiments.grid import Place
 from fbunet_jax.experiments.pages import write_table
 from fbunet_jax.experiments.plan import Plan, Planned
 from fbunet_jax.experiments.plan_page import write_page
+from fbunet_jax.runs.files import write_atomically
+from fbunet_jax.runs.opening import in_format_1
 from fbunet_jax.runs.trained import best_step
 
 PAUSED = "paused"
@@ -31,11 +41,12 @@ def jobs(plan: Plan, out: Path, data_root: str) -> list[Job]:
       data_root: folder of the data set, where no setting names it.
 
     Raises:
-      RunError: a cell is damaged, or two have different settings.
+      RunError: a cell is damaged, or has other settings than another one or than the plan.
     """
     found = []
     for planned in plan.planned:
         cells = {place_of(cell): cell for cell in read_cells(planned.folder.cells)}
+        _check_settings(planned, list(cells.values()))
         for place in planned.grid:
             if place not in cells or _lacks(planned, place, cells[place]):
                 words = [*commands.PROGRAM, "queue", str(plan.path), "--out", str(out), "--data-root", data_root]
@@ -43,6 +54,19 @@ def jobs(plan: Plan, out: Path, data_root: str) -> list[Job]:
                 log, epochs = planned.folder.path / "logs" / f"{place.stem}.log", planned.grid.config.training.epochs
                 found.append(Job(place, words, planned.grid.fold(place), log, epochs, planned.name))
     return sorted(found, key=lambda job: not job.directory.has_started())
+
+
+def _check_settings(planned: Planned, cells: Sequence[Cell]) -> None:
+    """Refuse a plan that was changed since its cells were trained, also where none of them is missing."""
+    config = planned.grid.config
+    if any(not is_complete(cell["setting"]) for cell in cells):
+        config = in_format_1(config)
+    if cells and (difference := first_difference(cells[0], setting_of(config), None)):
+        raise RunError(
+            f"The settings of {planned.name} in the plan do not fit its finished cells: they have {difference} in "
+            f"{planned.folder.cells / place_of(cells[0]).stem}.json. Give the experiment the settings of its cells, or "
+            "another name."
+        )
 
 
 def _lacks(planned: Planned, place: Place, cell: Cell) -> bool:
@@ -63,17 +87,31 @@ def write_pages(plan: Plan, out: Path) -> list[Path]:
 
 
 def copy_numbers(plan: Plan, source: Path, target: Path) -> int:
-    """Copy the JSON files of cells that another folder of the plan lacks, or has older ones of; return how many."""
+    """Copy the JSON files of cells that another folder of the plan lacks, or has with fewer evaluations.
+
+    By their content, because a checkout gives files the date of today. Another training of the same place stays.
+
+    Returns:
+      How many were copied.
+
+    Raises:
+      RunError: a cell is damaged.
+    """
     count = 0
     for planned in plan.planned:
         here, there = (folder / planned.name / "cells" for folder in (source, target))
         for file in sorted(here.glob("[!.]*.json")):
             copy = there / file.name
-            if not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
+            if not copy.exists() or _says_more(read_cell(file), read_cell(copy)):
                 there.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, copy)
+                write_atomically(copy, file.read_bytes())
                 count += 1
     return count
+
+
+def _says_more(cell: Cell, other: Cell) -> bool:
+    """Say whether a cell is the other one with more evaluations; the seconds tell trainings apart."""
+    return cell["seconds"] == other["seconds"] and cell.get("further", {}).keys() > other.get("further", {}).keys()
 
 
 def lower_priority() -> None:

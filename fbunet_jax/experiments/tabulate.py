@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fbunet_jax.config import load_config
 from fbunet_jax.evaluation.scores import Entry, Mean
-from fbunet_jax.evaluation.statistics import over_folds, paired_difference
+from fbunet_jax.evaluation.statistics import nan_mean, over_folds, paired_difference
 from fbunet_jax.experiments.cells import Cell, differences, place_of, setting_of
 from fbunet_jax.experiments.paper import PaperTable, Row
 from fbunet_jax.tables import number_or_none
@@ -127,14 +127,25 @@ def _summary(
     found: dict[str, Any] = {"count": len(entries)}
     mean, deviation = over_folds(np.array([_values(entry) for entry in entries])) if entries else (None, None)
     found |= {"mean": _by_class(mean), "deviation": _by_class(deviation)}
-    of_large = np.array([np.array(_values(entry))[list(large)].mean() for entry in entries])
-    found["large_mean"] = number_or_none(of_large.mean()) if entries else None
-    found["large_deviation"] = number_or_none(of_large.std(ddof=1)) if len(entries) > 1 else None
+    found["large_mean"], found["large_deviation"] = _of_large(entries, large) if entries else (None, None)
     found["area"] = _area(entries)
     found["objects"] = _objects(entries)
     pairs = [difference(cells, baseline, name, large, (choose, choose)) for name, baseline in baselines.items()]
     found["differences"] = [pair for pair in pairs if pair]
     return found
+
+
+def mean_iou(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
+    """Return mean IoU and deviation over cells, at least one, as the table has them."""
+    mean, deviation = over_folds(np.array([_values(cell["evaluation"]) for cell in cells]))
+    return number_or_none(mean[-1]), number_or_none(deviation[-1])
+
+
+def _of_large(entries: Sequence[Entry], large: Sequence[int]) -> tuple[float | None, float | None]:
+    """Return the mean IoU over the large classes and its deviation; as for all classes, a fold may lack one."""
+    values = np.array([_values(entry) for entry in entries])[:, list(large)]
+    mean, deviation = over_folds(np.column_stack([values, nan_mean(values)]))
+    return number_or_none(mean[-1]), number_or_none(deviation[-1])
 
 
 def _area(entries: Sequence[Entry]) -> list[float | None] | None:
@@ -227,6 +238,16 @@ def difference(
         "large_mean": number_or_none(of_large[-1]),
         "large_mean_interval": large_intervals[-1],
     }
+
+
+def have_one_truth(cells: Sequence[Cell], others: Sequence[Cell]) -> bool:
+    """Say whether cells of the same fold were evaluated against equally many pixels of each class."""
+    truth = {cell["fold"]: counts(cell["evaluation"]).sum(axis=1) for cell in others}
+    return all(
+        np.array_equal(counts(cell["evaluation"]).sum(axis=1), truth[cell["fold"]])
+        for cell in cells
+        if cell["fold"] in truth
+    )
 
 
 def counts(entry: Entry) -> NDArray[np.int64]:

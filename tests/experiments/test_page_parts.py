@@ -138,3 +138,11 @@ def test_minutes_of_the_processor_are_those_of_the_cells(cells):
         line for line in as_markdown(tabulate(TABLES[1], cells)).splitlines() if line.startswith("| `unet` | 2 |")
     )
     assert " | 12 | " in line
+
+
+def test_the_names_of_further_evaluations_are_words_and_unet_comes_first(cells):
+    for name, words in (("whole-tta", "whole, views"), ("crops32-offsets", "crops32, offsets"), ("tta", "views")):
+        renamed = [{**cell, "further": {name: cell["further"]["whole"]}} for cell in cells]
+        page = as_markdown(tabulate(TABLES[1], renamed))
+        assert f"| `unet` | {words} |" in page
+    assert "| minus `unet` | minus `unet-wide` | cells |" in page

@@ -15,7 +15,7 @@ from fbunet_jax.experiments.devices import Device
 from fbunet_jax.experiments.plan import read_plan
 from fbunet_jax.experiments.progress import Board
 from fbunet_jax.experiments.queue import Sweep
-from fbunet_jax.experiments.run_plan import jobs
+from fbunet_jax.experiments.run_plan import copy_numbers, jobs
 
 PLAN = """
 format = 1
@@ -137,7 +137,7 @@ def test_finished_cells_are_not_run_again_and_begun_ones_come_first(plan, make_c
 
 
 def cell_of(make_cell, planned, method, fold, right=8):
-    cell = make_cell(method, fold, 0, [[[right, 2], [1, 9]]])
+    cell = make_cell(method, fold, 0, [[[right, 12 - right], [1, 9]]])
     return {**cell, "setting": setting_of(planned.grid.config), "processor_seconds": 1800.0}
 
 
@@ -152,12 +152,55 @@ def test_the_page_says_what_is_there_what_is_left_and_the_difference_to_the_refe
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if "/table.md" in line}
     assert "| 3 of 4 |  | 1.5 | 0.5 |" in lines["[one](one/table.md)"]
     assert "| 2 of 2 |  | 1.0 | 0 |" in lines["[two](two/table.md)"]
-    # 19 of 21 and 18 of 22 pixels against 16 of 20 and 18 of 22
+    # of 24 and 20 pixels, 19 and 18 are right against 16 and 18
     line = next(line for line in page.splitlines() if line.startswith("| two | `unet` |"))
-    before, after = (16 / 22 + 18 / 24) / 2, (19 / 25 + 18 / 24) / 2
-    assert f"| {100 * (after - before):+.1f} (" in line or f"{100 * (after - before):+.1f}" in line
+    before, after = (16 / 26 + 18 / 28) / 2, (19 / 26 + 18 / 25) / 2
+    assert f"| {100 * (after - before):+.1f} (" in line
     assert "to one:unet, folds 0, 1" in line
     assert (plan.parent / "out" / "two" / "table.md").read_text().startswith("# compared with one")
+
+
+def test_the_page_gives_no_difference_to_other_labels_and_says_of_how_many_cells_the_hours_are(plan, make_cell):
+    first, second = read_plan(plan, plan.parent / "out").planned
+    write_cell(first.folder.cells, cell_of(make_cell, first, "unet", 0), {})
+    other = cell_of(make_cell, second, "unet", 0)
+    other["evaluation"] = make_cell("unet", 0, 0, [[[9, 2], [1, 9]]])["evaluation"]
+    write_cell(second.folder.cells, other, {})
+    without = cell_of(make_cell, first, "unet", 1)
+    del without["processor_seconds"]
+    write_cell(first.folder.cells, without, {})
+    assert queue(plan, "--pages") == 0
+    page = (plan.parent / "out" / "README.md").read_text()
+    assert "| none to one:unet: other images or labels |" in page
+    assert "| 2 of 4 |  | 0.5 (of 1 cells) |" in page
+
+
+def test_a_plan_that_was_changed_since_its_cells_were_trained_is_refused(plan, make_cell, capsys):
+    first = read_plan(plan, plan.parent / "out").planned[0]
+    write_cell(first.folder.cells, cell_of(make_cell, first, "unet", 0), {})
+    plan.write_text(PLAN.replace("epochs = 2", "epochs = 3"))
+    assert queue(plan) == 2
+    message = "The settings of one in the plan do not fit its finished cells: they have training.epochs 3, and it is 2"
+    assert message in capsys.readouterr().err
+
+
+def test_of_two_copies_of_a_cell_the_one_with_more_evaluations_is_kept_whichever_file_is_newer(plan, make_cell):
+    out = plan.parent / "out"
+    found = read_plan(plan, out)
+    cell = cell_of(make_cell, found.planned[0], "unet", 0)
+    more = {**cell, "further": {"whole": cell["evaluation"]}}
+    kept = plan.parent / "kept"
+
+    def write(folder, one):
+        return write_cell(folder / "one" / "cells", one, {})
+
+    write(out, more)
+    file = write(kept, cell)
+    assert copy_numbers(found, kept, out) == 0  # as after a checkout: written later, and poorer
+    assert copy_numbers(found, out, kept) == 1
+    assert json.loads(file.read_text()) == more
+    write(kept, {**cell, "seconds": 7.0})  # another training
+    assert copy_numbers(found, out, kept) == 0
 
 
 def test_numbers_are_kept_elsewhere_and_taken_from_there(plan, make_cell, stand_in, hardware, tmp_path):
@@ -178,6 +221,7 @@ def test_a_queue_is_run_once_at_a_time_and_paused_by_its_options(plan, capsys):
     assert "is not a folder of experiments (--out)" in capsys.readouterr().err
     out.mkdir()
     assert queue(plan, "--pause") == 0
+    assert "No queue runs in" in capsys.readouterr().out
     assert (out / "paused").exists()
     assert queue(plan, "--resume") == 0
     assert not (out / "paused").exists()

@@ -81,6 +81,14 @@ def test_a_fold_without_a_class_is_named_and_no_number_is_over_unequal_sets_of_c
     assert "The mean column is the mean of the classes' means" in page
 
 
+def test_the_mean_over_large_classes_is_made_as_the_mean_over_all_where_a_fold_lacks_one(make_cell):
+    cells = [make_cell("unet", 0, 0, [matrix(6, 4)]), make_cell("unet", 1, 0, [[[8, 2], [0, 0]]])]
+    row = tabulate(TABLES[1], cells)["rows"][0]
+    # both classes are large
+    assert row["large_mean"] == row["mean"]["mean_iou"] == pytest.approx(((0.6 + 0.8) / 2 + 0.6) / 2)
+    assert row["large_deviation"] is None
+
+
 def test_one_fold_has_a_difference_without_an_interval_and_one_cell_a_mean_without_a_deviation(cells):
     rows = {row["method"]: row for row in tabulate(TABLES[1], cells[:2])["rows"]}
     found = rows["feedback-conv"]["differences"][0]
