@@ -138,7 +138,7 @@ def maps(content: Mapping[str, Any]) -> list[str]:
     return [
         "## Is the feedback used?",
         "Every round after the first is given zeros, or the class maps of another image, in place of its own; "
-        "everything else stays. Differences in mean IoU to its own maps, in percentage points, with 95 % intervals over "
-        "folds.",
+        "everything else stays. Differences in mean IoU to its own maps, in percentage points, with 95 % intervals "
+        "over folds.",
         markdown(["method", "own maps", "zeros", "another image's"], rows),
     ]

@@ -37,12 +37,11 @@ from fbunet_jax.experiments.grid import Grid, Place
 from fbunet_jax.experiments.origin import Process, is_like, this_process, today
 from fbunet_jax.experiments.progress import Outcome
 from fbunet_jax.networks import build_network
-from fbunet_jax.runs.directory import FoldDirectory
 from fbunet_jax.runs.files import read_json, write_atomically
 from fbunet_jax.runs.interruption import Interruption, StopAtOnce
 from fbunet_jax.runs.locks import is_held
 from fbunet_jax.runs.opening import in_format_1
-from fbunet_jax.runs.records import TrainTimes, ValidationTimes, read_records
+from fbunet_jax.runs.records import processor_seconds, training_seconds
 from fbunet_jax.runs.trained import best_step, load_trained_fold
 from fbunet_jax.tables import duration, percent
 from fbunet_jax.training.fold import TrainResult, train
@@ -236,11 +235,11 @@ class _Work:
             "validation_mean_iou": result.best_mean_iou,
             "steps": result.steps,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
-            "seconds": _seconds(run.fold(place.fold)),
+            "seconds": training_seconds(run.fold(place.fold).timing),
             "processes": processes,
             "date": today(),
         }
-        if (processor := _processor_seconds(run.fold(place.fold))) is not None:
+        if (processor := processor_seconds(run.fold(place.fold).timing)) is not None:
             cell["processor_seconds"] = processor
         if wanted := variants(run.read_config(), self.further):
             cell["further"] = evaluate_further(run, place.fold, wanted)
@@ -288,22 +287,6 @@ def _note_process(path: Path, process: Process) -> list[Process]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(processes, indent=1) + "\n")
     return processes
-
-
-def _times(directory: FoldDirectory) -> list[TrainTimes | ValidationTimes]:
-    return [*read_records(directory.timing, TrainTimes), *read_records(directory.timing, ValidationTimes)]
-
-
-def _seconds(directory: FoldDirectory) -> float:
-    return sum(each["seconds"] for each in _times(directory))
-
-
-def _processor_seconds(directory: FoldDirectory) -> float | None:
-    """Return those of a training; None where an earlier version, which did not record them, trained a part of it."""
-    times = _times(directory)
-    if not all("processor_seconds" in each for each in times):
-        return None
-    return sum(each["processor_seconds"] for each in times)
 
 
 def _seconds_needed(place: Place, cells: Iterable[Cell], devices: Sequence[str]) -> float:

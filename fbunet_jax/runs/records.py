@@ -210,3 +210,18 @@ def _naming_line(path: Path, number: int) -> Iterator[None]:
 def _no_number(text: str) -> float | None:
     """Return None for NaN, the mean over no class."""
     return None if text == "NaN" else float(text)
+
+
+def training_seconds(timing: Path) -> float:
+    """Return what the epochs and validations of a fold took on the clock, from its timing.jsonl."""
+    return sum(each["seconds"] for each in _times(timing))
+
+
+def processor_seconds(timing: Path) -> float | None:
+    """Return those of the processor, of all threads; None where an earlier version, without them, trained a part."""
+    seconds = [each.get("processor_seconds") for each in _times(timing)]
+    return None if None in seconds else sum(filter(None, seconds))
+
+
+def _times(timing: Path) -> list[TrainTimes | ValidationTimes]:
+    return [*read_records(timing, TrainTimes), *read_records(timing, ValidationTimes)]
