@@ -18,14 +18,18 @@ def cut_fault(name: str, height: int, width: int, side: int) -> Fault | None:
     """Return what is wrong with cutting an image of height x width pixels into tiles of this side, if anything."""
     if not side or (height % side == 0 and width % side == 0):
         return None
-    common = math.gcd(height, width)
-    fitting = [str(size) for size in range(common, 0, -1) if common % size == 0][:8]
     return Fault(
         "cut",
         "",
         f"data.cut = {side}: image {name!r} of {height} x {width} pixels is no multiple of it.",
-        f"Tiles of {', '.join(fitting)} pixels fit; data.cut = 0 keeps images whole.",
+        f"Tiles of {fitting_sides(height, width)} pixels fit; data.cut = 0 keeps images whole.",
     )
+
+
+def fitting_sides(height: int, width: int) -> str:
+    """Return the largest sides of tiles that cover an image of height x width pixels, as a list in a sentence."""
+    common = math.gcd(height, width)
+    return ", ".join([str(side) for side in range(common, 0, -1) if common % side == 0][:8])
 
 
 def cut(items: Iterable[Item], side: int) -> list[Item]:

@@ -75,8 +75,11 @@ def evaluate(
     """
     opened = Run(Path(run))
     opened.read_config()  # whether it is a run at all
-    if folds is not None and not isinstance(folds, Iterable):
-        raise ConfigError(f"folds = {folds!r}: expected a list of their numbers, such as [0].")
+    if folds is not None:
+        wanted = list(folds) if isinstance(folds, Iterable) else []
+        if not wanted or not all(isinstance(fold, numbers.Integral) for fold in wanted):
+            raise ConfigError(f"folds = {folds!r}: expected a list of their numbers, such as [0].")
+        folds = wanted
     if split not in ("test", "validation"):
         raise ConfigError(f"split = {split!r}: expected 'test' or 'validation'.")
     if isinstance(objects, bool) or not isinstance(objects, numbers.Integral) or objects < 0:

@@ -17,8 +17,9 @@ MATCHED = 0.25
 """Share of an object that the other side's pixels of its class have to cover: less is a touch, and more would count
 outlines, which IoU does."""
 
-_NAME = re.compile(r"(?P<page>.*?)(/r(?P<row>\d+)c(?P<column>\d+))?(?P<view>/rot\d+(-flip)?)?")
-_PAGE = re.compile(r"(?P<file>.*)/z(?P<section>\d+)")
+_NAME = re.compile(r"(?P<page>.*?)(/r(?P<row>[0-9]+)c(?P<column>[0-9]+))?(?P<view>/rot[0-9]+(-flip)?)?")
+# as pages are numbered: of files that a user called z1 and z01, no two lie at one place
+_PAGE = re.compile(r"(?P<file>.*)/z(?P<section>[0-9]{3}|[1-9][0-9]{3,})")
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 
@@ -142,6 +143,13 @@ def _joined(places: Sequence[Place], labels: Sequence[NDArray[np.uint8]]) -> NDA
         height, width = label.shape
         volume[place.section - first, place.top : place.top + height, place.left : place.left + width] = label
     return volume
+
+
+def are_possible(objects: FoldObjects, classes: int) -> bool:
+    """Say whether counts that were read are those of so many classes, none found or right that is not there."""
+    return len(objects["classes"]) == classes and all(
+        0 <= each["found"] <= each["truth"] and 0 <= each["right"] <= each["predicted"] for each in objects["classes"]
+    )
 
 
 def object_lines(class_names: Sequence[str], folds: Sequence[tuple[int, FoldObjects]]) -> list[str]:

@@ -13,7 +13,7 @@ from fbunet_jax.config_formats import items_are_tiles
 from fbunet_jax.data.datasets import Dataset
 from fbunet_jax.errors import RunError
 from fbunet_jax.evaluation.items import ItemCounts, count_items, read_items
-from fbunet_jax.evaluation.objects import FoldObjects, count_objects, object_lines, place_of
+from fbunet_jax.evaluation.objects import FoldObjects, are_possible, count_objects, object_lines, place_of
 from fbunet_jax.evaluation.operating_point import provide_offsets
 from fbunet_jax.evaluation.segmentation import FoldSegmentation, load_run_data
 from fbunet_jax.evaluation.statistics import class_iou, nan_mean, over_folds
@@ -162,7 +162,7 @@ def present_entries(run: Run, split: str) -> list[Entry]:
 
 def _read_entry(file: Path, fold: int, classes: int) -> Entry:
     """Read a fold's evaluation of any format, as one of the present format."""
-    entry = read_json(file, Entry)
+    entry = read_json(file, Entry, "Remove it and evaluate the run again.")
     version = entry.get("format", 1)
     if version not in (1, FORMAT):
         raise RunError(
@@ -172,8 +172,8 @@ def _read_entry(file: Path, fold: int, classes: int) -> Entry:
     checked = checked_entry(entry, classes)
     if checked is None or entry["fold"] != fold:
         raise RunError(
-            f"{file} is damaged: expected fold {fold} with counts of {classes} classes in each round, and the scores "
-            "that follow from them. Remove it and evaluate the run again."
+            f"{file} is damaged: expected fold {fold} with counts of {classes} classes in each round, the scores that "
+            "follow from them, and what belongs to them. Remove it and evaluate the run again."
         )
     return checked
 
@@ -184,6 +184,10 @@ def checked_entry(entry: Entry, classes: int) -> Entry | None:
     counts = [count for matrix in matrices for row in matrix for count in row]
     has_shape = all([len(row) for row in matrix] == [classes] * classes for matrix in matrices)
     if not matrices or not has_shape or not all(0 <= count < _MOST_PIXELS for count in counts):
+        return None
+    if "objects" in entry and not are_possible(entry["objects"], classes):
+        return None
+    if len(entry.get("offsets", range(classes))) != classes:
         return None
     confusion = np.array(matrices, np.int64)
     values = class_iou(confusion)

@@ -13,7 +13,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from fbunet_jax.config import Config
-from fbunet_jax.data.cutting import VIEWS
+from fbunet_jax.data.cutting import VIEWS, fitting_sides
 from fbunet_jax.data.datasets import Dataset, load_dataset
 from fbunet_jax.data.identity import check_passed_dataset, describe, passed_fingerprint
 from fbunet_jax.errors import ConfigError, DataError, RunError
@@ -75,10 +75,23 @@ def load_run_data(
         raise ConfigError(
             f"crops: the images of {run.path} are cut already (data.cut = {config.data.cut}); leave the option out."
         )
+    if variant.crops:
+        _check_crops(dataset, variant.crops)
     if variant.whole or variant.crops:
         config = replace(config, data=replace(config.data, cut=variant.crops))
         dataset = load_dataset(config.data)
     return config, dataset
+
+
+def _check_crops(dataset: Dataset, side: int) -> None:
+    """Raise a ConfigError if crops of this side do not cover an image."""
+    for name, label in zip(dataset.names, dataset.labels, strict=True):
+        height, width = label.shape
+        if height % side or width % side:
+            raise ConfigError(
+                f"crops = {side}: the sides of image {name!r}, {height} x {width} pixels, are not multiples of it. "
+                f"Crops of {fitting_sides(height, width)} pixels fit."
+            )
 
 
 class FoldSegmentation:

@@ -30,6 +30,9 @@ class Variant:
     maps: Maps = "own"
 
     def __post_init__(self) -> None:
+        for name in ("whole", "tta", "offsets"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise ConfigError(f"{name} = {value!r}: expected True or False.")
         if isinstance(self.crops, bool) or not isinstance(self.crops, numbers.Integral) or self.crops < 0:
             raise ConfigError(f"crops = {self.crops!r}: expected the side of a crop in pixels, or 0.")
         if self.whole and self.crops:
@@ -40,9 +43,9 @@ class Variant:
     @property
     def suffix(self) -> str:
         """What the names of its splits and files end with; empty for what prediction does by default."""
-        offsets, maps = "-offsets" * self.offsets, f"-maps-{self.maps}" * (self.maps != "own")
-        whole = "-whole" * self.whole + f"-crops{self.crops}" * bool(self.crops)
-        return whole + "-tta" * self.tta + offsets + maps
+        offsets, maps = "-offsets" * bool(self.offsets), f"-maps-{self.maps}" * (self.maps != "own")
+        whole = "-whole" * bool(self.whole) + f"-crops{self.crops}" * bool(self.crops)
+        return whole + "-tta" * bool(self.tta) + offsets + maps
 
 
 DEFAULT = Variant()

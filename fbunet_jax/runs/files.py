@@ -164,31 +164,32 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def read_json(path: Path, expected: type[Content]) -> Content:
+def read_json(path: Path, expected: type[Content], remedy: str = RESTORE) -> Content:
     """Read a JSON file of a run.
 
     Args:
       path: of the file.
       expected: the type that its content has, such as a TypedDict; a key that this does not have is an error.
+      remedy: what to do about a file that cannot be used.
 
     Raises:
       RunError: it is missing or broken, holds something else, or a number that is not finite.
     """
     try:
-        text = read_text(path, lambda fault: RunError(f"{fault} {RESTORE}"))
+        text = read_text(path, lambda fault: RunError(f"{fault} {remedy}"))
         content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: the run directory is incomplete. {RESTORE}") from error
+        raise RunError(f"{path} is missing: the run directory is incomplete. {remedy}") from error
     except RunError:
         raise
     except (ValueError, RecursionError, OSError) as error:
-        raise RunError(f"{path} cannot be read as JSON: {error}. {RESTORE}") from error
+        raise RunError(f"{path} cannot be read as JSON: {error}. {remedy}") from error
     try:
         found = typed(content, expected)
         if unknown := next(_left_out(content, found), ""):
             raise ValueError(f"unknown key {unknown!r}")
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}. {RESTORE}") from error
+        raise RunError(f"{path} is damaged: {error}. {remedy}") from error
     return found
 
 

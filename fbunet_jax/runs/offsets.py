@@ -18,6 +18,8 @@ FORMAT = 1
 LIMIT = 5.0
 """Largest offset."""
 
+_REMEDY = "Remove it and fit the offsets again."
+
 
 class Reached(TypedDict):
     """IoU of every class and their mean, 0 to 1; None for a class without a pixel of truth."""
@@ -70,7 +72,7 @@ def read_offsets(file: Path) -> Offsets:
     Raises:
       RunError: it is damaged, or newer than this version.
     """
-    found = read_json(file, Offsets)
+    found = read_json(file, Offsets, _REMEDY)
     if found["format"] != FORMAT:
         raise RunError(
             f"{file} has format {found['format']}; this version reads format {FORMAT}. Use the version that wrote it, "
@@ -80,7 +82,12 @@ def read_offsets(file: Path) -> Offsets:
     if len(offsets) != len(names) or not all(abs(offset) <= LIMIT for offset in offsets):
         raise RunError(
             f"{file} is damaged: expected an offset from {-LIMIT:g} to {LIMIT:g} for each of the {len(names)} classes "
-            "that it names. Remove it and fit the offsets again."
+            f"that it names. {_REMEDY}"
+        )
+    has_shares = all(0 <= found[when]["mean_iou"] <= 1 for when in ("before", "after"))
+    if not has_shares or min(found["images"], found["pixels"]) < 1:
+        raise RunError(
+            f"{file} is damaged: expected a mean IoU from 0 to 1 of at least one pixel in one image. {_REMEDY}"
         )
     return found
 
@@ -115,8 +122,8 @@ def with_offsets(run: Run, folds: Sequence[TrainedFold], folder: Path | None = N
 
 def _belongs(found: Offsets, trained: TrainedFold) -> bool:
     """Say whether offsets were fitted for these weights; a step alone may be that of another training."""
-    expected = trained.step, list(trained.class_names), replace(trained, offsets=None).fingerprint()
-    return (found["step"], found["class_names"], found["weights"]) == expected
+    expected = trained.fold, trained.step, list(trained.class_names), replace(trained, offsets=None).fingerprint()
+    return (found["fold"], found["step"], found["class_names"], found["weights"]) == expected
 
 
 def _reason(run: Run, file: Path, trained: TrainedFold) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.errors import RunError
+from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.training.fold import train
 
@@ -71,3 +71,18 @@ def test_a_fold_that_is_not_trained_is_named(run):
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(RunError, match="is not a run directory"):
         evaluate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crops": 24}, r"crops = 24: the sides of image '00', 40 x 40 pixels, .* Crops of 40, 20, 10, 8, 5, 4, 2, 1"),
+        ({"folds": []}, r"folds = \[\]: expected a list of their numbers"),
+        ({"folds": [0.5]}, r"folds = \[0\.5\]: expected a list of their numbers"),
+        ({"offsets": "folder"}, r"offsets = 'folder': expected True or False"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_named_as_it_was_asked_for(options, message, make_run, tmp_path):
+    run = make_run(tmp_path / "run", folds=(0,))
+    with pytest.raises(ConfigError, match=message):
+        evaluate(run, **options)

@@ -1,12 +1,16 @@
 """Objects found and right: by hand on small volumes, by a search from pixel to pixel, and through `evaluate`."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fbunet_jax.config import load_config
-from fbunet_jax.errors import ConfigError
+from fbunet_jax.errors import ConfigError, RunError
 from fbunet_jax.evaluation.crossval import evaluate
 from fbunet_jax.evaluation.objects import MATCHED, Place, count_objects, place_of
+from fbunet_jax.evaluation.scores import present_entries
+from fbunet_jax.runs.directory import Run
 
 
 def draw(shape, *boxes):
@@ -82,6 +86,9 @@ def test_ignored_pixels_belong_to_no_object():
         ("12", {"layout": "drosophila-vnc"}, ("", 12, 0, 0)),
         ("brain/z014", {"layout": "folder"}, ("brain", 14, 0, 0)),
         ("brain/z014/r0c1", {"layout": "folder", "cut": 64}, ("brain", 14, 0, 64)),
+        ("brain/z14", {"layout": "folder"}, ("brain/z14", 0, 0, 0)),  # no page: those have three digits
+        ("brain/z0014", {"layout": "folder"}, ("brain/z0014", 0, 0, 0)),
+        ("brain/z1014", {"layout": "folder"}, ("brain", 1014, 0, 0)),
         ("scan/r0c1", {"layout": "folder"}, ("scan/r0c1", 0, 0, 0)),
         ("07/rot90-flip", {"layout": "folder"}, ("07/rot90-flip", 0, 0, 0)),
         ("07/r0c1/rot90", {"layout": "folder", "cut": 64}, ("07/r0c1/rot90", 0, 0, 0)),
@@ -140,3 +147,15 @@ def test_evaluate_counts_objects_where_it_is_asked_to(make_run, tmp_path):
     assert evaluate(run)["folds"][0] == before
     with pytest.raises(ConfigError, match="objects = -1"):
         evaluate(run, objects=-1)
+
+
+def test_counts_that_cannot_be_are_named_as_damage(make_run, tmp_path):
+    run = make_run(tmp_path / "run", folds=(0,))
+    evaluate(run, objects=1)
+    file = run / "fold_0" / "evaluation.json"
+    entry = json.loads(file.read_text())
+    counts = entry["objects"]["classes"]
+    for wrong in (counts[:3], [counts[0] | {"found": counts[0]["truth"] + 1}, *counts[1:]]):
+        file.write_text(json.dumps(entry | {"objects": {"least_pixels": 1, "classes": wrong}}))
+        with pytest.raises(RunError, match=r"evaluation\.json is damaged: .* Remove it and evaluate the run again"):
+            present_entries(Run(run), "test")

@@ -239,6 +239,9 @@ def test_many_pixels_are_thinned_by_rows(run):
         ({"offsets": [1.0]}, r"offsets\.json is damaged: expected an offset from -5 to 5 for each of the 4 classes"),
         ({"offsets": [0.0, 0.0, 0.0, 9.0]}, r"offsets\.json is damaged: expected an offset from -5 to 5"),
         ({"format": 2}, r"offsets\.json has format 2; this version reads format 1"),
+        ({"images": 0}, r"offsets\.json is damaged: expected a mean IoU from 0 to 1 of at least one pixel"),
+        ({"step": "1"}, r"offsets\.json is damaged: step: .* Remove it and fit the offsets again"),
+        ({"fold": 1}, r"Fold 0 of .* has no offsets for its checkpoint"),
         ({"colour": 1}, r"offsets\.json is damaged: unknown key 'colour'"),
     ],
 )
