@@ -8,7 +8,15 @@ import numpy as np
 from fbunet_jax.experiments.cells import Cell, place_of, read_cells
 from fbunet_jax.experiments.page_parts import points_text, spread_text
 from fbunet_jax.experiments.plan import Plan, Planned
-from fbunet_jax.experiments.tabulate import difference, have_one_truth, large_classes, mean_iou
+from fbunet_jax.experiments.tabulate import (
+    Choose,
+    difference,
+    further_entry,
+    have_one_truth,
+    large_classes,
+    mean_iou,
+    table_entry,
+)
 from fbunet_jax.runs.files import write_atomically
 from fbunet_jax.tables import markdown
 
@@ -109,8 +117,18 @@ def _reference(planned: Planned, own: Sequence[Cell], cells: Mapping[str, Sequen
     others = [cell for cell in cells.get(name, []) if cell["method"] == method]
     if not have_one_truth(own, others):
         return f"none to {planned.experiment.reference}: other images or labels"
-    found = difference(own, others, planned.experiment.reference, large_classes(own)) if others else None
+    if not others:
+        return ""
+    one, other = (cells[0]["setting"]["data"]["cut"] for cells in (own, others))
+    choose: tuple[Choose, Choose] = (table_entry, table_entry)
+    by = ""
+    if one != other:  # whole images and crops of them are other numbers: compare crops with crops
+        if one and other:
+            return f"none to {planned.experiment.reference}: other crops"
+        by, crops = f" by crops of {one or other}", further_entry(f"crops{one or other}")
+        choose = (crops, table_entry) if other else (table_entry, crops)
+    found = difference(own, others, planned.experiment.reference, large_classes(own), choose)
     if not found:
         return ""
     text = points_text(found["mean_iou"], found["mean_iou_interval"])
-    return f"{text} to {planned.experiment.reference}, folds {', '.join(map(str, found['folds']))}"
+    return f"{text} to {planned.experiment.reference}{by}, folds {', '.join(map(str, found['folds']))}"

@@ -93,14 +93,14 @@ def _row(
         "folds": sorted({cell["fold"] for cell in cells}),
         "seeds": sorted({cell["seed"] for cell in cells}),
         "parameters": cells[0]["parameters"] if cells else None,
-        **_summary(cells, _table_entry, others, large),
+        **_summary(cells, table_entry, others, large),
         "first_round_mean_iou": number_or_none(over_folds(np.array(first))[0][-1]) if several else None,
         "processor_minutes": float(np.mean(minutes)) if minutes else None,
         "further": {
-            name: _summary(cells, _further(name), others, large) for name in kinds if not name.startswith(_MAPS)
+            name: _summary(cells, further_entry(name), others, large) for name in kinds if not name.startswith(_MAPS)
         },
         "maps": {
-            name.removeprefix(_MAPS): difference(cells, cells, "own", large, (_further(name), _table_entry))
+            name.removeprefix(_MAPS): difference(cells, cells, "own", large, (further_entry(name), table_entry))
             for name in kinds
             if name.startswith(_MAPS)
         },
@@ -111,11 +111,13 @@ def _row(
 _MAPS = "maps-"
 
 
-def _table_entry(cell: Cell) -> Entry:
+def table_entry(cell: Cell) -> Entry:
+    """Return the evaluation of a cell that is in the table."""
     return cell["evaluation"]
 
 
-def _further(name: str) -> Choose:
+def further_entry(name: str) -> Choose:
+    """Return what gives a further evaluation of a cell, by its name."""
     return lambda cell: cell.get("further", {}).get(name)
 
 
@@ -202,7 +204,7 @@ def difference(
     baseline: Sequence[Cell],
     name: str,
     large: Sequence[int],
-    choose: tuple[Choose, Choose] = (_table_entry, _table_entry),
+    choose: tuple[Choose, Choose] = (table_entry, table_entry),
 ) -> dict[str, Any] | None:
     """Return a paired difference of the IoU of the folds' summed counts, with intervals over folds.
 

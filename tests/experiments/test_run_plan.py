@@ -175,6 +175,23 @@ def test_the_page_gives_no_difference_to_other_labels_and_says_of_how_many_cells
     assert "| 2 of 4 |  | 0.5 (of 1 cells) |" in page
 
 
+def test_whole_images_are_compared_with_crops_by_crops(plan, make_cell):
+    plan.write_text(PLAN.replace("crop = 32, folds = 3}", "crop = 32, cut = 32, folds = 3}", 1))
+    first, second = read_plan(plan, plan.parent / "out").planned
+    write_cell(first.folder.cells, cell_of(make_cell, first, "unet", 0), {})
+    whole = cell_of(make_cell, second, "unet", 0, right=9)
+    assert queue(plan, "--pages") == 0
+    write_cell(second.folder.cells, whole, {})
+    assert queue(plan, "--pages") == 0
+    page = plan.parent / "out" / "README.md"
+    assert "to one:unet" not in page.read_text()  # it has not been evaluated by crops
+    crops = cell_of(make_cell, second, "unet", 0, right=10)["evaluation"]
+    write_cell(second.folder.cells, {**whole, "further": {"crops32": crops}}, {})
+    assert queue(plan, "--pages") == 0
+    difference = 100 * ((10 / 13 + 9 / 12) / 2 - (8 / 13 + 9 / 14) / 2)
+    assert f"| {difference:+.1f} to one:unet by crops of 32, folds 0 |" in page.read_text()
+
+
 def test_a_plan_that_was_changed_since_its_cells_were_trained_is_refused(plan, make_cell, capsys):
     first = read_plan(plan, plan.parent / "out").planned[0]
     write_cell(first.folder.cells, cell_of(make_cell, first, "unet", 0), {})
