@@ -350,7 +350,7 @@ def test_arguments_that_do_not_go_together_are_refused(own_run, arrays):
     options = {"dataset": arrays, "model": Own()}
     for others, words in (
         ({"split": "train"}, "split = 'train': expected 'test' or 'validation'"),
-        ({"report": True, "tta": True}, "report: the page shows the split as it is"),
+        ({"report": True, "tta": True}, "report: the page shows the split as predict segments it"),
         ({"root": "/nowhere"}, "root = '/nowhere': the data set is passed, so no folder is read"),
         ({"whole": True}, "were passed as they are"),
     ):
