@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": ["compare", "run", "run-2", "--out", "compare-ø.png"],
     "reproduce": ["reproduce", "--table", "1", "--table-only", "--config", "tiny.toml", "--out", "table"],
     "sweep": ["sweep", "--config", "tiny.toml", "--fold", "0", "--out", "sweep-é"],
+    "queue": ["queue", "--help"],
     "jobs": ["jobs", "slurm", "--config", "tiny.toml", "--file", "jobs.sh"],
     "compile": ["compile", "--for", "nothing"],
     "download": ["download", "--help"],

@@ -55,7 +55,7 @@ def test_a_tiny_table_is_trained_evaluated_and_written_and_its_numbers_follow_fr
         assert rows[method]["mean"]["mean_iou"] == pytest.approx(statistics.mean(scores[method]))
         assert rows[method]["deviation"]["mean_iou"] == pytest.approx(statistics.stdev(scores[method]))
     pairs = [one - other for one, other in zip(scores["feedback-conv"], scores["unet"], strict=True)]
-    found = rows["feedback-conv"]["difference"]
+    found = rows["feedback-conv"]["differences"][0]
     assert found["mean_iou"] == pytest.approx(summed["feedback-conv"] - summed["unet"])
     half = 12.7062 * statistics.stdev(pairs) / 2**0.5  # the 97.5 % quantile of t with one degree of freedom
     low, high = found["mean_iou_interval"]

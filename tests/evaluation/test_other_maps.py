@@ -202,7 +202,7 @@ def test_a_part_of_one_image_an_unknown_word_and_a_page_are_refused(make_run, ru
         evaluate(single, maps="other")
     with pytest.raises(ConfigError, match="maps = 'mine': expected own, zeros, other"):
         evaluate(run, maps="mine")
-    with pytest.raises(ConfigError, match="Leave report out with tta, whole and maps"):
+    with pytest.raises(ConfigError, match="Leave report out with what changes it"):
         evaluate(run, maps="zeros", report=True)
 
 

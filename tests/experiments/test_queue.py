@@ -95,7 +95,7 @@ def test_a_second_signal_is_passed_on_too(tmp_path, stand_in, monkeypatch):
     with pytest.raises(interruption.StopAtOnce):
         sweep.run()
     assert sweep.outcomes[0].state == "stopped"
-    assert sweep.log(sweep.outcomes[0].place).read_text() == "saved 2\n"
+    assert (tmp_path / "sweep" / f"{sweep.outcomes[0].place.stem}.log").read_text() == "saved 2\n"
 
 
 def test_a_fold_that_another_process_trains_is_left_to_it(tmp_path, stand_in):
