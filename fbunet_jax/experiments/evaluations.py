@@ -1,10 +1,11 @@
 """The ways in which the checkpoint of a cell is evaluated beside the one of the table."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
 from fbunet_jax.config import Config
+from fbunet_jax.errors import UserError
 from fbunet_jax.evaluation.scores import Entry, evaluate_folds
 from fbunet_jax.evaluation.variants import DEFAULT, Variant
 from fbunet_jax.models.methods import METHODS
@@ -29,7 +30,7 @@ def variants(config: Config, kinds: Collection[str]) -> dict[str, Variant]:
       kinds: of `Further`; one that the cell cannot have is left out.
     """
     sizes = [DEFAULT]
-    if "size" in kinds and (config.data.cut or config.data.crop):
+    if "size" in kinds:
         sizes.append(Variant(whole=True) if config.data.cut else Variant(crops=config.data.crop))
     found = sizes[1:]
     if "views" in kinds:
@@ -48,9 +49,18 @@ def feeds_maps_back(config: Config) -> bool:
     return rounds > 1 and feedback != "image"
 
 
-def evaluate_further(run: Run, fold: int, wanted: dict[str, Variant]) -> dict[str, Entry]:
-    """Evaluate the best checkpoint of a fold in every way that is wanted, with its objects."""
-    return {name: evaluate_once(run, fold, variant) for name, variant in wanted.items()}
+def evaluate_further(run: Run, fold: int, wanted: dict[str, Variant], tell: Callable[[str], None]) -> dict[str, Entry]:
+    """Evaluate the best checkpoint of a fold in every way that is wanted and possible, with its objects.
+
+    Crops may not cover its images, or a part have one image: what is not possible is left out, and `tell` says why.
+    """
+    found = {}
+    for name, variant in wanted.items():
+        try:
+            found[name] = evaluate_once(run, fold, variant)
+        except UserError as error:
+            tell(f"Fold {fold} of {run.path} is not evaluated as {name}: {error}")
+    return found
 
 
 def evaluate_once(run: Run, fold: int, variant: Variant = DEFAULT) -> Entry:

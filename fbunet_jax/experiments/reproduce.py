@@ -200,14 +200,15 @@ class _Work:
             entry = evaluate_once(run, place.fold)
             if not _is_same(entry, cell["evaluation"]):
                 raise RunError(f"the weights in {run.path} give other numbers than the cell has.")
-            made = evaluate_further(run, place.fold, _lacks(self.grid, cell, self.further))
+            made = evaluate_further(run, place.fold, _lacks(self.grid, cell, self.further), self.tell)
         except RunError as error:
             self.tell(f"{place} could not be evaluated further: {error}")
             return
         cell["evaluation"], cell["evaluated_by"] = entry, self.process
         cell["further"] = cell.get("further", {}) | made
         write_numbers(self.folder.cells, cell)
-        self.tell(f"{place} has been evaluated further: {', '.join(made)}.")
+        if made:
+            self.tell(f"{place} has been evaluated further: {', '.join(made)}.")
 
     def _make(self, place: Place, left: float) -> Cell | None:
         """Train, evaluate and write a cell; None if the time was over before the training was."""
@@ -242,7 +243,7 @@ class _Work:
         if (processor := processor_seconds(run.fold(place.fold).timing)) is not None:
             cell["processor_seconds"] = processor
         if wanted := variants(run.read_config(), self.further):
-            cell["further"] = evaluate_further(run, place.fold, wanted)
+            cell["further"] = evaluate_further(run, place.fold, wanted, self.tell)
             cell["evaluated_by"] = self.process
         write_cell(self.folder.cells, cell, weights_of(trained, {"method": place.method, **setting}))
         return cell

@@ -96,6 +96,14 @@ def test_the_npz_alone_gives_the_cells_confusion_matrices_again(finished):
     assert cell["parameters"] == sum(a.size for name, a in arrays.items() if name.startswith("params/"))
 
 
+def test_a_cell_is_finished_although_crops_do_not_cover_its_images(tmp_path):
+    settings = {**SETTINGS, "data": {**SETTINGS["data"], "synthetic_size": 40}}
+    states, told = fill(tmp_path, config=load_config("quickstart", **settings))
+    assert states == ["finished"]
+    assert "is not evaluated as crops32: crops = 32: the sides of image" in told
+    assert set(read_cell(tmp_path / "cells" / f"{NAME}.json")["further"]) == {"offsets", "maps-zeros", "maps-other"}
+
+
 def test_a_cell_that_was_copied_here_is_not_trained_again(finished, tmp_path, monkeypatch):
     shutil.copytree(finished / "cells", tmp_path / "cells")
     forbid_training(monkeypatch)
